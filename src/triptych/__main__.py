@@ -1,0 +1,113 @@
+"""The command line.
+
+``python -m triptych [-m] key=value …``   one run, or a sweep, through Hydra
+``python -m triptych study NAME …``       the study experiments/NAME
+``python -m triptych report FOLDER``      tables and report of outputs/NAME from its records
+``python -m triptych cell CONFIG``        one cell, from its resolved configuration
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from triptych.config import ConfigError
+
+INTERRUPTED = 130
+USAGE = 2
+
+
+def main() -> None:
+    """Run the command; what a user did wrong is one sentence and exit status 2."""
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "study": _study,
+        "report": _report,
+        "cell": _cell,
+        "cost": _cost,
+        "dashboard": _dashboard,
+    }
+    arguments = sys.argv[1:]
+    try:
+        if arguments and arguments[0] in commands:
+            commands[arguments[0]](arguments[1:])
+        else:
+            from triptych.hydra_app import hydra_run
+
+            hydra_run(arguments)
+    except KeyboardInterrupt:
+        _fail("interrupted; give the same command again to go on.", INTERRUPTED)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        _fail(str(error), USAGE)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an exception is a sentence for the user; anything else is shown whole."""
+    from triptych.records import RecordError
+
+    names = {kind.__name__ for kind in type(error).__mro__}
+    known = {"DataError", "CheckpointError", "NonFiniteError", "DashboardError"}
+    return isinstance(error, ConfigError | RecordError) or bool(names & known)
+
+
+def _fail(sentence: str, status: int) -> None:
+    print(f"triptych: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _study(arguments: list[str]) -> None:
+    from triptych.explain import nearest
+    from triptych.hydra_app import hydra_run
+    from triptych.paths import EXPERIMENTS
+
+    names = sorted(path.parent.name for path in EXPERIMENTS.glob("*/study.yaml"))
+    if not arguments or arguments[0] not in names:
+        given = arguments[0] if arguments else ""
+        raise ConfigError(
+            f"there is no study {given!r}: legal are {', '.join(names)}{nearest(given, names)}"
+        )
+    hydra_run([f"+{arguments[0]}=study", *arguments[1:]])
+
+
+def _folder(arguments: list[str], command: str) -> Path:
+    if len(arguments) != 1:
+        raise ConfigError(
+            f"{command} needs one folder, for example: python -m triptych {command} outputs/compare"
+        )
+    return Path(arguments[0])
+
+
+def _report(arguments: list[str]) -> None:
+    from rich.console import Console
+
+    from triptych.study.outcome import report
+
+    report(_folder(arguments, "report"), Console())
+
+
+def _dashboard(arguments: list[str]) -> None:
+    from triptych.study.dashboard import publish
+
+    print(publish(_folder(arguments, "dashboard")))
+
+
+def _cell(arguments: list[str]) -> None:
+    from triptych.run import run_cell_file
+
+    if len(arguments) != 1:
+        raise ConfigError("cell needs one configuration file: outputs/…/runs/<cell>/config.json")
+    run_cell_file(Path(arguments[0]))
+
+
+def _cost(arguments: list[str]) -> None:
+    from triptych.costing import measure_file
+
+    if len(arguments) != 1:
+        raise ConfigError("cost needs one file with configurations: outputs/<study>/cost.json")
+    measure_file(Path(arguments[0]))
+
+
+if __name__ == "__main__":
+    main()

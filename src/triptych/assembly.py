@@ -1,0 +1,142 @@
+"""From a checked configuration to the objects of a run. The only place that knows both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from triptych.backbones.build import BackboneSpec, build_backbone
+from triptych.backbones.build import Family as BackboneFamily
+from triptych.config import (
+    NormConfig,
+    NormName,
+    PretrainConfig,
+    PretrainName,
+    RunConfig,
+    TaskConfig,
+)
+from triptych.data.augmentation import Augmentation
+from triptych.data.images import ImageData, ImageSource, ImageSpec, load_images
+from triptych.legality import mask_unit
+from triptych.mim import DecoderSettings, GreenMIM, MaskedImageModel, SimMIM
+from triptych.norms import replace_norms
+from triptych.seeding import derive_seed
+from triptych.tasks.fit import FitSettings
+from triptych.tasks.optimization import OptimizerSettings
+
+
+def load_data(config: RunConfig) -> ImageData:
+    """The images of the run; the seed moves the augmentation, never the split."""
+    data = config.data
+    augmentation = Augmentation(
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        random_resized_crop=_pair(data.random_resized_crop),
+        erasing=data.erasing,
+        rand_augment=data.rand_augment,
+        color_jitter=data.color_jitter,
+    )
+    spec = ImageSpec(
+        source=ImageSource(str(data.name)),
+        image_size=data.image_size,
+        channels=data.channels,
+        root=Path(data.root) if data.root else None,
+        download=data.download,
+        train_fraction=data.train_fraction,
+        test_fraction=data.test_fraction,
+        augmentation=augmentation,
+        synthetic_images=data.synthetic_images,
+        synthetic_classes=data.synthetic_classes,
+    )
+    return load_images(spec, seed=derive_seed(config.seed, "augmentation"))
+
+
+def _pair(values: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if values is None else (float(values[0]), float(values[1]))
+
+
+def build_model(config: RunConfig, num_classes: int, *, drop_path: float = 0.0) -> nn.Module:
+    """The backbone with its norm, initialised from the run's seed alone."""
+    bone = config.backbone
+    spec = BackboneSpec(
+        family=BackboneFamily(str(bone.family)),
+        embed_dim=bone.embed_dim,
+        depths=bone.depths,
+        num_heads=bone.num_heads,
+        patch_size=bone.patch_size,
+        window_size=bone.window_size,
+        mlp_ratio=bone.mlp_ratio,
+        qkv_bias=bone.qkv_bias,
+        initialization=str(bone.initialization),  # type: ignore[arg-type]
+        timm_name=bone.timm_name,
+    )
+    side = config.data.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        model = build_backbone(
+            spec,
+            image_size=(side, side),
+            channels=config.data.channels,
+            num_classes=num_classes,
+            drop_path=drop_path,
+        )
+        put_norm(model, config.norm)
+    return model
+
+
+def put_norm(model: nn.Module, norm: NormConfig) -> None:
+    """Replace the norms at the paper's sites; LayerNorm stays as the backbone has it."""
+    if norm.name is NormName.ln:
+        return
+    replace_norms(
+        model,
+        str(norm.name),
+        form=str(norm.form),
+        mean=str(norm.mean),
+        init=str(norm.init),
+        pool_to=norm.pool_to,
+    )
+
+
+def build_masked_model(config: RunConfig, backbone: nn.Module) -> MaskedImageModel:
+    """The masked image model of ``pretrain``; its ``backbone`` is the very module given."""
+    pre = config.pretrain
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "decoder"))
+        if pre.name is PretrainName.standard:
+            return SimMIM(backbone, unit=mask_unit(config), norm_pixels=pre.normalize_target)
+        decoder = DecoderSettings(
+            dim=pre.decoder_dim,
+            depth=pre.decoder_depth,
+            num_heads=pre.decoder_heads,
+            order=str(pre.decoder_order),
+        )
+        return GreenMIM(backbone, decoder, norm_pixels=pre.normalize_target)
+
+
+def optimizer_settings(stage: PretrainConfig | TaskConfig) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=stage.learning_rate,
+        min_learning_rate=stage.min_learning_rate,
+        weight_decay=stage.weight_decay,
+        betas=(stage.betas[0], stage.betas[1]),
+        warmup_epochs=stage.warmup_epochs,
+        epochs=stage.epochs,
+        batch_size=stage.batch_size,
+        layer_decay=stage.layer_decay if isinstance(stage, TaskConfig) else 1.0,
+    )
+
+
+def fit_settings(config: RunConfig, stage: PretrainConfig | TaskConfig) -> FitSettings:
+    trainer = config.trainer
+    return FitSettings(
+        epochs=stage.epochs,
+        accelerator=str(trainer.accelerator),
+        precision=str(trainer.precision),
+        deterministic=trainer.deterministic,
+        checkpoint_every=trainer.checkpoint_every,
+        clip_grad=stage.clip_grad,
+        evaluate_every=stage.evaluate_every if isinstance(stage, TaskConfig) else 1,
+    )

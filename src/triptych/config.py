@@ -1,0 +1,322 @@
+"""The schema of a run: typed groups, their ranges, and how they reach Hydra.
+
+Every field here is a key on the command line (``task.epochs=30``). The dataclasses are frozen:
+a configuration is never changed once it is composed. Legal *combinations* are checked in
+:mod:`triptych.legality`.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message is one sentence for the user."""
+
+
+class Family(StrEnum):
+    vit = "vit"
+    swin = "swin"
+    timm = "timm"
+
+
+class Initialization(StrEnum):
+    normal = "normal"
+    xavier = "xavier"
+
+
+class NormName(StrEnum):
+    ln = "ln"
+    dtn = "dtn"
+
+
+class DtnForm(StrEnum):
+    released = "released"
+    paper = "paper"
+
+
+class DtnMean(StrEnum):
+    mixed = "mixed"
+    token = "token"
+
+
+class DtnInit(StrEnum):
+    locality = "locality"
+    released = "released"
+
+
+class PretrainName(StrEnum):
+    none = "none"
+    standard = "standard"
+    greenmim = "greenmim"
+
+
+class DecoderOrder(StrEnum):
+    row_major = "row_major"
+    published = "published"
+
+
+class DataName(StrEnum):
+    mnist_5k = "mnist_5k"
+    digits = "digits"
+    fashion_mnist = "fashion_mnist"
+    image_folder = "image_folder"
+    synthetic = "synthetic"
+
+
+class TaskName(StrEnum):
+    classification = "classification"
+
+
+class WandbMode(StrEnum):
+    offline = "offline"
+    online = "online"
+    off = "off"
+
+
+class VisualizeLevel(StrEnum):
+    off = "off"
+    light = "light"
+
+
+class Accelerator(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A timm model; one entry of ``depths`` and ``num_heads`` for each stage."""
+
+    name: str = MISSING
+    family: Family = MISSING
+    embed_dim: int = 0
+    depths: tuple[int, ...] = ()
+    num_heads: tuple[int, ...] = ()
+    patch_size: int = 4
+    window_size: int = 7
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    initialization: Initialization = Initialization.normal
+    timm_name: str | None = None
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """The normalizer at the sites that the DTN paper replaces; the rest applies to DTN alone."""
+
+    name: NormName = MISSING
+    form: DtnForm = DtnForm.released
+    mean: DtnMean = DtnMean.mixed
+    init: DtnInit = DtnInit.locality
+    pool_to: int | None = None
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Masked image modelling; learning rates are for 256 images and scale with the batch."""
+
+    name: PretrainName = MISSING
+    epochs: int = 0
+    batch_size: int = 128
+    mask_ratio: float = 0.75
+    mask_unit: int | None = None
+    mask_per_sample: bool = True
+    normalize_target: bool = True
+    decoder_dim: int = 512
+    decoder_depth: int = 1
+    decoder_heads: int = 16
+    decoder_order: DecoderOrder = DecoderOrder.row_major
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 0.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_epochs: float = 0.0
+    clip_grad: float | None = None
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images, their split and their augmentation."""
+
+    name: DataName = MISSING
+    image_size: int = 32
+    channels: int = 1
+    root: str | None = None
+    download: bool = False
+    train_fraction: float = 1.0
+    test_fraction: float = 0.2
+    workers: int = 0
+    crop_padding: int = 0
+    flip: float = 0.0
+    random_resized_crop: tuple[float, float] | None = None
+    rand_augment: str | None = None
+    color_jitter: float = 0.0
+    erasing: float = 0.0
+    synthetic_images: int = 256
+    synthetic_classes: int = 10
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Supervised training; learning rates are for 256 images and scale with the batch."""
+
+    name: TaskName = MISSING
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 0.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_epochs: float = 0.0
+    layer_decay: float = 1.0
+    clip_grad: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    ema_decay: float = 0.0
+    evaluate_every: int = 1
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Hardware and bookkeeping; nothing here changes what is computed, but for precision."""
+
+    accelerator: Accelerator = Accelerator.auto
+    precision: Precision = Precision.fp32
+    threads: int = 1
+    deterministic: bool = True
+    compile: bool = False
+    checkpoint_every: int = 200
+    limit_batches: int | None = None
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where the mirror of the run record goes."""
+
+    wandb: WandbMode = WandbMode.offline
+    project: str = "triptych"
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """Cost of a model: how many rounds are timed, and on how many images."""
+
+    enabled: bool = True
+    batch_size: int = 64
+    rounds: int = 7
+
+
+@dataclass(frozen=True)
+class VisualizeConfig:
+    """Pictures made at the end of a run, of the first ``images`` test images."""
+
+    level: VisualizeLevel = VisualizeLevel.light
+    images: int = 6
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One point of the grid backbone × norm × pre-training × data × task × seed."""
+
+    study: str = "default"
+    seed: int = 0
+    output_dir: str = "outputs"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    norm: NormConfig = field(default_factory=NormConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
+
+
+def groups() -> dict[str, type]:
+    """Name → schema of every config group."""
+    hints = get_type_hints(RunConfig)
+    return {
+        name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)
+    }
+
+
+def register_schema() -> None:
+    """Make the dataclasses the schema of Hydra's groups (``defaults: [schema]``)."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=_writable(RunConfig))
+    for name, kind in groups().items():
+        store.store(group=name, name="schema", node=_writable(kind))
+
+
+def _writable(kind: type) -> DictConfig:
+    """A structured node of a frozen dataclass that Hydra may still compose into."""
+    node = OmegaConf.structured(kind)
+
+    def thaw(part: DictConfig) -> None:
+        part._set_flag("readonly", None)
+        for key in part:
+            child = part._get_node(key)
+            if isinstance(child, DictConfig):
+                thaw(child)
+
+    thaw(node)
+    return node
+
+
+def to_run_config(composed: DictConfig | dict[str, Any]) -> RunConfig:
+    """Turn a composed configuration (Hydra's, or one read from a record) into a RunConfig.
+
+    Raises:
+        ConfigError: a required key has no value.
+    """
+    merged = OmegaConf.merge(_writable(RunConfig), composed)
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; choose one, for example with {missing[0]}=…")
+    return _freeze(RunConfig, OmegaConf.to_container(merged, resolve=True))
+
+
+def _freeze(kind: Any, value: Any) -> Any:
+    """Build ``kind`` from plain containers: lists become tuples, names become enum members."""
+    if get_origin(kind) in (Union, types.UnionType):
+        inner = next(arg for arg in get_args(kind) if arg is not type(None))
+        return None if value is None else _freeze(inner, value)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _freeze(hints[name], item) for name, item in value.items()})
+    if get_origin(kind) is tuple:
+        return tuple(value)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind[str(value.name if isinstance(value, StrEnum) else value)]
+    return value
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """The configuration as plain, JSON-ready containers."""
+    return {item.name: _plain(getattr(config, item.name)) for item in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_plain(value)
+    if isinstance(value, StrEnum):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,229 @@
+"""Dynamic Token Normalization: statistics of a token mixed with those of its neighbourhood.
+
+Shapes: B batch, N tokens that x holds, T tokens of the grid, H heads, D channels a head, C = H·D,
+M 1 or B (visible sets).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from triptych.norms.position_weights import PositionWeights
+from triptych.norms.statistics import neighbourhood_moments, token_moments
+from triptych.tokens import TokenGrid, VisibleTokens
+
+FORMS = ("released", "paper")
+MEANS = ("mixed", "token")
+
+
+class DynamicTokenNorm(nn.Module):
+    """Dynamic Token Normalization (Shao et al., ICLR 2022, arXiv 2112.02624).
+
+    Each head mixes, with learned ratios, mean and variance of the token over all channels (LN)
+    with those of every channel over the tokens around it, weighted by learned position weights.
+    The position weights factorise, so the statistics are exact at full resolution on any grid.
+
+    ``form="released"`` is the official code's arithmetic: tokens are first divided by their root
+    mean square in each head, mean and variance have ratios of their own, the LN variance is
+    unbiased. ``form="paper"`` is the paper's formula: none of these; its one ratio is
+    ``mean_norm_weight`` (with ``mean="token"``: ``var_norm_weight``). ``mean="token"`` mixes the
+    variance only (official ``only_var``) and has no ``mean_norm_weight``.
+
+    The state dict has the official names: weight, bias (C), mean_norm_weight, var_norm_weight (H,
+    logits of the ratios), pos_proj.weight (H, 3). What has no effect on the output,
+    pos_proj.bias and in the paper form the second ratio, is accepted and dropped.
+
+    Args:
+        dim: channels C.
+        num_heads: heads H; must divide ``dim``.
+        grid_size: (height, width) in tokens, or an int for a sequence.
+        form: "released" or "paper".
+        mean: "mixed" or "token".
+        pool_to: average tokens into at most this many cells a side before taking the
+            neighbourhood's statistics, as the official code does with 14; None for exact ones.
+        prefix_tokens: leading tokens (cls and the like) outside the grid. They are normalised
+            with their own statistics alone, and no neighbourhood holds them.
+        init: "locality" or "released", see :class:`PositionWeights`.
+        eps: added to the mean square and to the variance.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid_size: int | tuple[int, int],
+        *,
+        form: str = "released",
+        mean: str = "mixed",
+        pool_to: int | None = None,
+        prefix_tokens: int = 0,
+        init: str = "locality",
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        _check_arguments(dim, num_heads, form, mean, prefix_tokens, eps)
+        self.dim, self.num_heads, self.eps = dim, num_heads, eps
+        self.form, self.mean, self.prefix_tokens = form, mean, prefix_tokens
+        self.grid = TokenGrid.of(grid_size)
+        self.cell = _cell(self.grid, pool_to)
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.mean_norm_weight: Tensor | None
+        self.var_norm_weight: Tensor | None
+        self.register_parameter(
+            "mean_norm_weight", nn.Parameter(torch.zeros(num_heads)) if mean == "mixed" else None
+        )
+        own_ratio = form == "released" or mean == "token"
+        self.register_parameter(
+            "var_norm_weight", nn.Parameter(torch.zeros(num_heads)) if own_ratio else None
+        )
+        sequence = isinstance(grid_size, int)
+        self.pos_proj = PositionWeights(num_heads, sequence=sequence, init=init)
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Normalise ``x``.
+
+        Args:
+            x: (B, N, C), or (B, height, width, C) without prefix tokens.
+            visible: bool (T,) or (B, T), the tokens of the grid that exist; all if None. With
+                N = prefix + T the absent ones are ignored and come back as 0; with N = prefix +
+                number visible, x holds the visible ones only, in row-major order.
+
+        Returns:
+            A tensor like x in shape and dtype. Statistics are computed in at least float32.
+
+        Raises:
+            ValueError: x or visible does not fit the grid.
+        """
+        x_BNC = self._flatten(x)
+        tokens = x_BNC.shape[1] - self.prefix_tokens
+        if visible is None:
+            self._check_full(tokens)
+            kept = None
+        else:
+            kept = VisibleTokens.of(visible, self.grid, x_BNC.shape[0], tokens)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            x_BNHD = x_BNC.to(dtype).unflatten(2, (self.num_heads, -1))
+            prefix, grid = x_BNHD[:, : self.prefix_tokens], x_BNHD[:, self.prefix_tokens :]
+            z_BNHD = self._normalize_grid(grid, kept)
+            if self.prefix_tokens:
+                z_BNHD = torch.cat((self._normalize_prefix(prefix), z_BNHD), 1)
+            y_BNC = torch.addcmul(self.bias.to(dtype), z_BNHD.flatten(2), self.weight.to(dtype))
+        if kept is not None and kept.index is None:
+            y_BNC = self._zero_absent(y_BNC, kept.mask)
+        return y_BNC.to(x.dtype).view(x.shape)
+
+    def ratios(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor | None, Tensor]:
+        """Share of the token's own mean (None: all of it) and variance, both (H,) in [0, 1]."""
+        mean, variance = self.mean_norm_weight, self.var_norm_weight
+        shared = mean if variance is None else variance
+        assert shared is not None  # one of the two always exists
+        return None if mean is None else mean.to(dtype).sigmoid(), shared.to(dtype).sigmoid()
+
+    def _normalize_grid(self, x_BNHD: Tensor, kept: VisibleTokens | None) -> Tensor:
+        if kept is not None and kept.index is None:
+            x_BNHD = kept.on_grid(x_BNHD)
+        u_BNHD = self._prepare(x_BNHD)
+        token_mean, token_variance = token_moments(u_BNHD, unbiased=self.form == "released")
+        mean_BNHD, variance_BNHD = neighbourhood_moments(
+            u_BNHD, self.pos_proj.weight.to(u_BNHD.dtype), self.grid, kept, self.cell
+        )
+        mean_ratio_H, variance_ratio_H = self.ratios(x_BNHD.dtype)
+        variance_BNHD = _mix(token_variance, variance_BNHD, variance_ratio_H)
+        if mean_ratio_H is None:
+            mean_BNHD = token_mean
+        else:
+            mean_BNHD = _mix(token_mean, mean_BNHD, mean_ratio_H)
+        return (u_BNHD - mean_BNHD) * (variance_BNHD + self.eps).rsqrt()
+
+    def _normalize_prefix(self, x_BNHD: Tensor) -> Tensor:
+        u_BNHD = self._prepare(x_BNHD)
+        mean, variance = token_moments(u_BNHD, unbiased=self.form == "released")
+        return (u_BNHD - mean) * (variance + self.eps).rsqrt()
+
+    def _prepare(self, x_BNHD: Tensor) -> Tensor:
+        if self.form == "paper":
+            return x_BNHD
+        return x_BNHD * (x_BNHD.square().mean(3, keepdim=True) + self.eps).rsqrt()
+
+    def _zero_absent(self, y_BNC: Tensor, visible_MT: Tensor) -> Tensor:
+        absent = nn.functional.pad(~visible_MT, (self.prefix_tokens, 0), value=False)
+        return y_BNC.masked_fill(absent[..., None], 0)
+
+    def _flatten(self, x: Tensor) -> Tensor:
+        if x.ndim not in (3, 4) or x.shape[-1] != self.dim:
+            raise ValueError(
+                f"x must be (B, N, {self.dim}) or (B, H, W, {self.dim}), got {tuple(x.shape)}"
+            )
+        if x.ndim == 3:
+            return x
+        if tuple(x.shape[1:3]) != (self.grid.height, self.grid.width) or self.prefix_tokens:
+            raise ValueError(
+                f"x lies on a {x.shape[1]}x{x.shape[2]} grid, but the norm was made for a "
+                f"{self.grid} grid with {self.prefix_tokens} prefix tokens"
+            )
+        return x.flatten(1, 2)
+
+    def _check_full(self, tokens: int) -> None:
+        if tokens != self.grid.count:
+            raise ValueError(
+                f"x holds {tokens + self.prefix_tokens} tokens, but a {self.grid} grid with "
+                f"{self.prefix_tokens} prefix tokens has {self.grid.count + self.prefix_tokens}; "
+                f"if some are missing, say which are visible"
+            )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        if self.var_norm_weight is None:
+            state_dict.pop(prefix + "var_norm_weight", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.dim}, num_heads={self.num_heads}, grid={self.grid}, form={self.form!r}, "
+            f"mean={self.mean!r}, cell={self.cell}, prefix_tokens={self.prefix_tokens}, "
+            f"eps={self.eps}"
+        )
+
+
+def _mix(token_BN11: Tensor, neighbourhood_BNHD: Tensor, ratio_H: Tensor) -> Tensor:
+    # As one interpolation, not as a sum of products: the ratio's gradient is then the sum of
+    # differences, and a common offset of both does not drown it.
+    return torch.lerp(neighbourhood_BNHD, token_BN11, ratio_H[:, None])
+
+
+def _check_arguments(
+    dim: int, num_heads: int, form: str, mean: str, prefix_tokens: int, eps: float
+) -> None:
+    if num_heads < 1 or dim < 2 or dim % num_heads:
+        raise ValueError(
+            f"dim={dim} does not split into num_heads={num_heads} heads: dim must be at least 2 "
+            f"and a multiple of num_heads"
+        )
+    if form not in FORMS:
+        raise ValueError(f"form must be 'released' or 'paper', got {form!r}")
+    if mean not in MEANS:
+        raise ValueError(f"mean must be 'mixed' or 'token', got {mean!r}")
+    if prefix_tokens < 0:
+        raise ValueError(f"prefix_tokens must be 0 or more, got {prefix_tokens}")
+    if not eps > 0:
+        raise ValueError(f"eps must be above 0, got {eps}")
+
+
+def _cell(grid: TokenGrid, pool_to: int | None) -> tuple[int, int]:
+    """Tokens (down, across) that one cell of the pooled statistics averages."""
+    if pool_to is None:
+        return 1, 1
+    if pool_to < 1:
+        raise ValueError(f"pool_to must be at least 1 or None, got {pool_to}")
+    for side in (grid.height, grid.width):
+        if side > pool_to and side % pool_to:
+            raise ValueError(
+                f"pool_to={pool_to} does not divide the sides of a {grid} grid: a side above "
+                f"pool_to must be a multiple of it"
+            )
+    return max(grid.height // pool_to, 1), max(grid.width // pool_to, 1)

@@ -1,0 +1,206 @@
+"""One run, stage by stage: pre-train, train, evaluate, measure, visualize, record."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from triptych.config import RunConfig, to_plain, to_run_config
+from triptych.records import (
+    RECORD,
+    SCHEMA,
+    folder_lock,
+    git_state,
+    machine,
+    now,
+    read_json,
+    read_record,
+    versions,
+    write_atomically,
+    write_json,
+)
+from triptych.stages import cell_folder, cell_key, cell_name, labels, study_folder
+
+UNITS = {"test/accuracy": "fraction", "test/accuracy_top5": "fraction", "test/loss": "nats"}
+TRACEBACK = "traceback.txt"
+
+
+def run_cell_file(path: Path) -> None:
+    """Run the cell whose resolved configuration is in ``path``, for a launcher."""
+    from triptych.legality import check
+    from triptych.tasks.progress import ProgressFile
+
+    config = to_run_config(read_json(path))
+    check(config)
+    run_cell(config, ProgressFile(cell_folder(config)))
+
+
+def run_here(config: RunConfig) -> None:
+    """One run in this process, seen in the terminal; its study's report is brought up to date."""
+    from rich.console import Console
+
+    from triptych.study.outcome import report
+    from triptych.study.processes import write_manifest
+    from triptych.study.terminal import TerminalProgress
+
+    console = Console()
+    name = cell_name(config)
+    record = read_record(cell_folder(config))
+    if record is not None and record["status"] == "done":
+        console.print(f"{name} is already done", highlight=False)
+    else:
+        with TerminalProgress(console, name) as sink:
+            run_cell(config, sink)
+    write_manifest(study_folder(config), [name], add=True)
+    report(study_folder(config), console)
+
+
+def run_cell(config: RunConfig, sink: Any) -> dict[str, Any]:
+    """Run what is missing of a cell and return its record.
+
+    Raises:
+        RecordError: another process is at this cell.
+        SystemExit: the process was told to stop; what was computed is kept.
+    """
+    folder = cell_folder(config)
+    record = read_record(folder)
+    if record is not None and record["status"] == "done":
+        return record
+    with folder_lock(folder, wait=False, what=f"the run {cell_name(config)}"):
+        record = _new_record(config)
+        write_json(folder / RECORD, record)
+        with _recorded(record, folder), _stop_by_exception():
+            _stages(config, record, folder, sink)
+    return record
+
+
+def _new_record(config: RunConfig) -> dict[str, Any]:
+    from triptych.paths import ROOT
+
+    return {
+        "schema": SCHEMA,
+        "cell": cell_name(config),
+        "key": cell_key(config),
+        "study": config.study,
+        "status": "running",
+        "message": None,
+        "config": to_plain(config),
+        "labels": labels(config),
+        "metrics": {},
+        "curves": "metrics.jsonl",
+        "pictures": [],
+        "timings": {},
+        "versions": versions(),
+        "git": git_state(ROOT),
+        "machine": machine(),
+        "started": now(),
+        "finished": None,
+    }
+
+
+@contextmanager
+def _recorded(record: dict[str, Any], folder: Path) -> Iterator[None]:
+    """Write how the run ended, whatever the way."""
+    from triptych.tasks.callbacks import Preempted
+
+    def end(status: str, message: str | None) -> None:
+        record.update(status=status, message=message, finished=now())
+        write_json(folder / RECORD, record)
+
+    (folder / TRACEBACK).unlink(missing_ok=True)
+    try:
+        yield
+    except Preempted as stop:
+        end("preempted", f"{stop}; the same command goes on from here")
+        sys.exit(stop.exit_status)
+    except BaseException as error:
+        write_atomically(folder / TRACEBACK, traceback.format_exc())
+        text = " ".join(str(error).split()) or type(error).__name__
+        end("failed", f"{type(error).__name__}: {text}")
+        raise
+    end("done", None)
+
+
+@contextmanager
+def _stop_by_exception() -> Iterator[None]:
+    """Between the stages that save by themselves, a signal to stop is an exception."""
+    from triptych.tasks.callbacks import Preempted
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Preempted(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    former = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _stages(config: RunConfig, record: dict[str, Any], folder: Path, sink: Any) -> None:
+    import torch
+
+    from triptych.assembly import load_data
+    from triptych.costing import cost_metrics
+    from triptych.mirror import WandbMirror
+    from triptych.pictures import make_pictures
+    from triptych.tasks.progress import Progress
+    from triptych.training import Surroundings, pretrain, train_task
+
+    torch.set_num_threads(config.trainer.threads)
+    sink(Progress("data"))
+    data = load_data(config)
+    with WandbMirror(
+        config.logger,
+        folder,
+        study=config.study,
+        cell=record["cell"],
+        config=record["config"],
+    ) as mirror:
+        around = Surroundings(sink, mirror.listen)
+        before = pretrain(config, data, around)
+        after = train_task(config, data, around)
+        _add_training(record, before, after)
+        started = time.monotonic()
+        sink(Progress("measure"))
+        record["metrics"] |= cost_metrics(config, data.num_classes)
+        record["timings"]["measure"] = time.monotonic() - started
+        started = time.monotonic()
+        sink(Progress("visualize"))
+        record["pictures"], numbers = make_pictures(config, data, folder)
+        record["metrics"] |= numbers
+        record["timings"]["visualize"] = time.monotonic() - started
+        _gather_curves(config, folder)
+        mirror.finish(record, folder)
+
+
+def _add_training(
+    record: dict[str, Any], before: dict[str, Any] | None, after: dict[str, Any]
+) -> None:
+    for name, value in after["metrics"].items():
+        record["metrics"][name] = {"value": value, "unit": UNITS[name]}
+    seconds = {"pretrain": before["seconds"] if before else 0.0, "task": after["seconds"]}
+    record["timings"] |= seconds
+    for name, value in (seconds | {"total": sum(seconds.values())}).items():
+        record["metrics"][f"time/{name}"] = {"value": value, "unit": "s"}
+
+
+def _gather_curves(config: RunConfig, folder: Path) -> None:
+    """Put the curves of the run's stages, shared or own, beside its record."""
+    from triptych.config import PretrainName
+    from triptych.stages import pretrain_stage, task_stage
+    from triptych.training import CURVES
+
+    stages = [task_stage(config)]
+    if config.pretrain.name is not PretrainName.none:
+        stages.insert(0, pretrain_stage(config))
+    text = "".join((stage.folder / CURVES).read_text() for stage in stages)
+    write_atomically(folder / CURVES, text)

@@ -1,0 +1,172 @@
+"""Stages of a run and where their products lie.
+
+A stage writes into a folder named after a key that is derived from just the part of the
+configuration that can change its product. A folder with a ``done.json`` is whole and is not made
+again; one without is gone on with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triptych.config import (
+    BackboneConfig,
+    Family,
+    NormConfig,
+    NormName,
+    PretrainName,
+    RunConfig,
+    to_plain,
+)
+from triptych.records import digest, folder_lock, now, read_json, write_json
+
+DONE = "done.json"
+
+# Raise a number when the code of a stage changes what it computes.
+STAGE_VERSION = {"pretrain": 1, "task": 1, "cost": 1}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run: its kind, what its product depends on, and its folder."""
+
+    kind: str
+    parts: dict[str, Any]
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        return stage_key(self.kind, self.parts)
+
+    def done(self) -> dict[str, Any] | None:
+        """What the stage noted when it was finished, or None."""
+        path = self.folder / DONE
+        return read_json(path) if path.exists() else None
+
+    def obtain(self, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Return the stage's notes, running ``make(folder)`` first where they are missing.
+
+        Another process that makes the same product is waited for, not raced.
+        """
+        notes = self.done()
+        if notes is not None:
+            return notes
+        with folder_lock(self.folder, wait=True, what=f"stage {self.kind}"):
+            notes = self.done()
+            if notes is None:
+                started = time.monotonic()
+                notes = {"parts": self.parts} | make(self.folder)
+                notes |= {"finished": now(), "seconds_of_last_process": time.monotonic() - started}
+                write_json(self.folder / DONE, notes)
+        return notes
+
+
+def stage_key(kind: str, parts: dict[str, Any]) -> str:
+    return digest({"kind": kind, "version": STAGE_VERSION[kind], "parts": parts})[:16]
+
+
+def backbone_parts(backbone: BackboneConfig) -> dict[str, Any]:
+    """What of the backbone's configuration changes the network: its name does not."""
+    return {key: value for key, value in to_plain(backbone).items() if key != "name"}
+
+
+def norm_parts(norm: NormConfig) -> dict[str, Any]:
+    """LayerNorm has no options; those of DTN must not change its key."""
+    return to_plain(norm) if norm.name is NormName.dtn else {"name": str(norm.name)}
+
+
+def data_parts(config: RunConfig) -> dict[str, Any]:
+    """What of the data group changes the images: not how many workers read them."""
+    plain = to_plain(config.data)
+    return {key: value for key, value in plain.items() if key not in ("workers", "download")}
+
+
+def trainer_parts(config: RunConfig) -> dict[str, Any]:
+    plain = to_plain(config.trainer)
+    return {key: plain[key] for key in ("precision", "limit_batches")}
+
+
+def pretrain_parts(config: RunConfig) -> dict[str, Any]:
+    return {
+        "backbone": backbone_parts(config.backbone),
+        "norm": norm_parts(config.norm),
+        "pretrain": to_plain(config.pretrain),
+        "data": data_parts(config),
+        "trainer": trainer_parts(config),
+        "seed": config.seed,
+    }
+
+
+def task_parts(config: RunConfig) -> dict[str, Any]:
+    pretrain = pretrain_parts(config)
+    if config.pretrain.name is PretrainName.none:
+        pretrain["pretrain"] = {"name": str(config.pretrain.name)}
+    return pretrain | {"task": to_plain(config.task)}
+
+
+def cell_key(config: RunConfig) -> str:
+    """The key of a whole run: everything that can change its record."""
+    return stage_key(
+        "task",
+        task_parts(config)
+        | {"measure": to_plain(config.measure), "visualize": to_plain(config.visualize)},
+    )
+
+
+def backbone_label(config: RunConfig) -> str:
+    backbone = config.backbone
+    return str(backbone.timm_name) if backbone.family is Family.timm else backbone.name
+
+
+def labels(config: RunConfig) -> dict[str, Any]:
+    """The names under which a run stands in tables."""
+    return {
+        "backbone": backbone_label(config),
+        "norm": norm_label(config.norm),
+        "pretrain": str(config.pretrain.name),
+        "data": str(config.data.name),
+        "task": str(config.task.name),
+        "seed": config.seed,
+    }
+
+
+def norm_label(norm: NormConfig) -> str:
+    """``dtn`` in its default form; other forms say so."""
+    plain = NormConfig(name=norm.name)
+    if norm.name is not NormName.dtn or norm == plain:
+        return str(norm.name)
+    changed = [
+        f"{key}={value}" for key, value in to_plain(norm).items() if value != to_plain(plain)[key]
+    ]
+    return f"{norm.name}({','.join(changed)})"
+
+
+def cell_name(config: RunConfig) -> str:
+    """Folder of a run: readable names, then as much of the key as keeps variants apart."""
+    names = [str(value) for key, value in labels(config).items() if key != "seed"]
+    text = "-".join([*names, f"seed{config.seed}", cell_key(config)[:8]])
+    return "".join(letter if letter.isalnum() or letter in "-_=." else "_" for letter in text)
+
+
+def study_folder(config: RunConfig) -> Path:
+    return Path(config.output_dir) / config.study
+
+
+def cell_folder(config: RunConfig) -> Path:
+    return study_folder(config) / "runs" / cell_name(config)
+
+
+def pretrain_stage(config: RunConfig) -> Stage:
+    parts = pretrain_parts(config)
+    root = Path(config.output_dir) / "stages"
+    return Stage("pretrain", parts, root / f"pretrain-{stage_key('pretrain', parts)}")
+
+
+def task_stage(config: RunConfig) -> Stage:
+    parts = task_parts(config)
+    root = Path(config.output_dir) / "stages"
+    return Stage("task", parts, root / f"{config.task.name}-{stage_key('task', parts)}")

@@ -1,0 +1,188 @@
+"""Run the cells of a study, each in a process of its own, several at a time.
+
+A cell that fails costs the others nothing; one that is done is not run again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from triptych.config import RunConfig, to_plain
+from triptych.records import read_record, write_json
+from triptych.stages import cell_folder, cell_name, pretrain_stage, study_folder
+from triptych.study.display import CellView, Display
+
+CONFIG = "config.json"
+MANIFEST = "study.json"
+LOG = "log.txt"
+GRACE_SECONDS = 60.0
+
+
+class Status(StrEnum):
+    waiting = "waiting"
+    running = "running"
+    done = "done"
+    failed = "failed"
+    preempted = "preempted"
+
+
+@dataclass
+class Cell:
+    """A run of the study and the process that makes it."""
+
+    config: RunConfig
+    status: Status = Status.waiting
+    message: str = ""
+    seconds: float = 0.0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    started: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return cell_name(self.config)
+
+    @property
+    def folder(self) -> Path:
+        return cell_folder(self.config)
+
+    def view(self) -> CellView:
+        elapsed = time.monotonic() - self.started if self.status is Status.running else self.seconds
+        return CellView(self.name, str(self.status), self.message, elapsed, self.folder)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Variables of a child: its threads, and no waiting in spin loops."""
+    count = str(threads)
+    return os.environ | {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def write_manifest(study: Path, cells: list[str], *, add: bool = False) -> None:
+    """Say which cells the study consists of; ``add`` keeps those that it had."""
+    path = study / MANIFEST
+    if add and path.exists():
+        from triptych.records import read_json
+
+        cells = list(dict.fromkeys([*read_json(path)["cells"], *cells]))
+    write_json(path, {"cells": cells})
+
+
+def run_cells(configs: list[RunConfig], *, jobs: int, display: Display) -> list[Cell]:
+    """Run what is missing of ``configs`` and return every cell with its outcome.
+
+    Raises:
+        KeyboardInterrupt: after the running cells have saved where they were.
+    """
+    cells = [Cell(config) for config in configs]
+    write_manifest(study_folder(configs[0]), [cell.name for cell in cells])
+    for cell in cells:
+        record = read_record(cell.folder)
+        if record is not None and record["status"] == "done":
+            cell.status, cell.message = Status.done, "already done"
+    with display:
+        try:
+            _measure_first(cells, display)
+            while any(cell.status in (Status.waiting, Status.running) for cell in cells):
+                _start_some(cells, jobs)
+                for cell in cells:
+                    _poll(cell)
+                display.show([cell.view() for cell in cells], jobs)
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            display.note("stopping: the running cells save where they are …")
+            _stop(cells)
+            raise
+        display.show([cell.view() for cell in cells], jobs)
+    return cells
+
+
+def _measure_first(cells: list[Cell], display: Display) -> None:
+    """Time every kind of model while nothing else runs, in one process."""
+    waiting = [c for c in cells if c.status is Status.waiting and c.config.measure.enabled]
+    if not waiting:
+        return
+    folder = study_folder(waiting[0].config)
+    path = folder / "cost.json"
+    write_json(path, [to_plain(cell.config) for cell in waiting])
+    display.note("measuring the cost of each kind of model, with nothing else running …")
+    with (folder / "cost.log").open("wb") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "triptych", "cost", str(path)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(waiting[0].config.trainer.threads),
+        )
+    if done.returncode:
+        display.note(f"the cost could not be measured beforehand; see {folder / 'cost.log'}")
+
+
+def _start_some(cells: list[Cell], jobs: int) -> None:
+    running = [cell for cell in cells if cell.status is Status.running]
+    busy = {pretrain_stage(cell.config).key for cell in running}
+    for cell in cells:
+        if len(running) >= jobs:
+            return
+        # Two cells with one pre-training between them: the second would only wait for the first.
+        if cell.status is not Status.waiting or pretrain_stage(cell.config).key in busy:
+            continue
+        _start(cell)
+        running.append(cell)
+        busy.add(pretrain_stage(cell.config).key)
+
+
+def _start(cell: Cell) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    path = cell.folder / CONFIG
+    write_json(path, to_plain(cell.config))
+    with (cell.folder / LOG).open("wb") as log:
+        cell.process = subprocess.Popen(
+            [sys.executable, "-m", "triptych", "cell", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(cell.config.trainer.threads),
+            start_new_session=True,
+        )
+    cell.status, cell.started = Status.running, time.monotonic()
+
+
+def _poll(cell: Cell) -> None:
+    if cell.process is None or cell.status is not Status.running:
+        return
+    code = cell.process.poll()
+    if code is None:
+        return
+    cell.seconds = time.monotonic() - cell.started
+    record = read_record(cell.folder)
+    if record is not None and record["status"] in (Status.done, Status.failed, Status.preempted):
+        cell.status = Status(record["status"])
+        cell.message = record["message"] or ""
+    else:
+        cell.status = Status.failed
+        cell.message = f"its process ended with status {code}; see {cell.folder / LOG}"
+
+
+def _stop(cells: list[Cell]) -> None:
+    running = [cell for cell in cells if cell.process is not None and cell.process.poll() is None]
+    for cell in running:
+        assert cell.process is not None
+        cell.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for cell in running:
+        assert cell.process is not None
+        try:
+            cell.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            cell.process.kill()

@@ -1,0 +1,175 @@
+"""Lightning callbacks: what makes a run resumable, visible and safe."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from triptych.seeding import derive_seed
+from triptych.tasks.checkpoints import LAST
+from triptych.tasks.metric_log import MetricLog
+from triptych.tasks.progress import Progress, ProgressSink
+
+
+class NonFiniteError(RuntimeError):
+    """A gradient that is not finite; the message is one sentence for the user."""
+
+
+class Preempted(Exception):  # noqa: N818 - an outcome, not an error
+    """The run was asked to stop, and has saved what it computed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_status = 128 + number
+
+
+class StepSeed(Callback):
+    """Makes the randomness of every step a function of (seed, stage, step).
+
+    A resumed run needs no generator state then: it draws what an uninterrupted one draws.
+    """
+
+    def __init__(self, seed: int, stage: str) -> None:
+        self.seed, self.stage = seed, stage
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        torch.manual_seed(derive_seed(self.seed, self.stage, trainer.global_step))
+
+
+class Position(Callback):
+    """Keeps in every checkpoint which batch comes next.
+
+    Lightning asks the loader for its iterator before any hook of a resumed run, so
+    :func:`triptych.tasks.fit.fit` reads the position from the checkpoint and sets it beforehand.
+    """
+
+    KEY = "next_batch"
+
+    def __init__(self) -> None:
+        self.following = (0, 0)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, _m: Any, _o: Any, _b: Any, batch_idx: int
+    ) -> None:
+        self.following = (trainer.current_epoch, batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.following = (trainer.current_epoch + 1, 0)
+
+    def on_save_checkpoint(self, _t: Any, _m: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint[self.KEY] = list(self.following)
+
+
+class FiniteGuard(Callback):
+    """Stops before an update with a gradient that is not finite, and keeps what led to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.batch: Any = None
+
+    def on_train_batch_start(
+        self, _t: pl.Trainer, _m: pl.LightningModule, batch: Any, *_: Any
+    ) -> None:
+        self.batch = batch
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any
+    ) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # the scaler skips such steps by itself
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        norm = float(get_total_norm(gradients))
+        if math.isfinite(norm):
+            return
+        path = self.folder / "nonfinite.pt"
+        torch.save(
+            {"weights": module.state_dict(), "batch": self.batch, "step": trainer.global_step}, path
+        )
+        raise NonFiniteError(
+            f"the gradient of step {trainer.global_step} is {norm}; weights and batch are in "
+            f"{path}, the last good checkpoint is kept: lower the learning rate, clip the "
+            "gradient, or use trainer.precision=fp32."
+        )
+
+
+class Checkpointing(Callback):
+    """Saves ``last.ckpt`` every ``every`` steps, at the end of an epoch, and when told to stop."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.path = folder / LAST
+        self.every = every
+        self.signal: int | None = None
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take signals to stop as a note to save first."""
+        former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.signal is None and trainer.global_step % self.every:
+            return
+        trainer.save_checkpoint(self.path)
+        if self.signal is not None:
+            raise Preempted(self.signal)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class CurveWriter(Callback):
+    """Writes what the module logged to the metric log, once an epoch."""
+
+    def __init__(self, log: MetricLog) -> None:
+        self.curves = log
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        values = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if isinstance(value, Tensor)
+        }
+        values["train/learning_rate"] = max(
+            group["lr"] for group in trainer.optimizers[0].param_groups
+        )
+        self.curves.append(trainer.current_epoch, trainer.global_step, values)
+
+
+class ProgressReporter(Callback):
+    """Tells the sink how far the stage is and how long it will take."""
+
+    def __init__(self, sink: ProgressSink, stage: str) -> None:
+        self.sink, self.stage = sink, stage
+        self.started = 0.0
+        self.first = 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.started, self.first = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        total = int(trainer.estimated_stepping_batches)
+        done = trainer.global_step
+        rate = (time.monotonic() - self.started) / max(1, done - self.first)
+        detail = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.sink(Progress(self.stage, done / max(1, total), detail, rate * (total - done)))
