@@ -29,7 +29,7 @@ def test_derive_seed_tells_parts_apart():
 
 def test_splitmix_against_published_sequence():
     # First outputs of SplitMix64 seeded with 1234567 (Rosetta Code's test vector).
-    from triptych.data import seeding
+    from triptych import seeding
 
     with np.errstate(over="ignore"):
         states = np.uint64(1234567) + np.arange(1, 4, dtype=np.uint64) * seeding._GOLDEN

@@ -15,7 +15,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config import ConfigError, RunConfig, to_run_config
+from triptych.composition import to_run_config
+from triptych.config import ConfigError, RunConfig
 from triptych.legality import check
 from triptych.paths import EXPERIMENTS
 from triptych.stages import cell_name
@@ -44,7 +45,8 @@ class ProcessLauncher(Launcher):
         from triptych.study.display import Display
         from triptych.study.processes import run_cells
 
-        configs = [self._compose(list(overrides)) for overrides in job_overrides]
+        shared = set.intersection(*(set(overrides) for overrides in job_overrides))
+        configs = [self._compose(list(overrides), shared) for overrides in job_overrides]
         _distinct(configs)
         title = f"study {configs[0].study}: {len(configs)} cells, {self.jobs} at a time"
         cells = run_cells(configs, jobs=self.jobs, display=Display(title))
@@ -59,7 +61,7 @@ class ProcessLauncher(Launcher):
             for overrides, cell in zip(job_overrides, cells, strict=True)
         ]
 
-    def _compose(self, overrides: list[str]) -> RunConfig:
+    def _compose(self, overrides: list[str], shared: set[str]) -> RunConfig:
         composed = self.context.config_loader.load_sweep_config(self.config, overrides)
         with_hydra = OmegaConf.to_container(composed, resolve=False)
         assert isinstance(with_hydra, dict)
@@ -68,7 +70,8 @@ class ProcessLauncher(Launcher):
             config = to_run_config(plain)  # type: ignore[arg-type]
             check(config)
         except ConfigError as error:
-            raise ConfigError(f"Cell {' '.join(overrides)}: {error}") from error
+            own = " ".join(item for item in overrides if item not in shared)
+            raise ConfigError(f"Cell {own}: {error}" if own else str(error)) from error
         return config
 
 

@@ -6,7 +6,8 @@ import difflib
 import re
 from typing import Any, get_type_hints
 
-from triptych.config import RunConfig, groups
+from triptych.composition import groups
+from triptych.config import RunConfig
 from triptych.paths import CONF
 
 HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper")
@@ -77,7 +78,12 @@ def _bad_choice(found: re.Match[str], text: str) -> str:
 
 def _bad_type(found: re.Match[str], text: str) -> str:
     key = re.search(r"full_key: (\S+)", text)
-    kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+    kinds = {
+        "Integer": "a whole number",
+        "Float": "a number",
+        "Boolean": "true or false",
+        "bool": "true or false",
+    }
     kind = kinds.get(found.group(2), found.group(2))
     return f"{key.group(1) if key else 'a key'}={found.group(1)} is not {kind}."
 
@@ -99,6 +105,7 @@ _PATTERNS: tuple[tuple[str, Any], ...] = (
     (r"Could not override '([^'@]+)'", _unknown_group),
     (r"In '[^']*': Could not override '([^']+)'", _unknown_group),
     (r"Invalid value '([^']*)', expected one of \[([^\]]*)\]", _bad_choice),
+    (r"Value '([^']*)' is not a valid (bool)", _bad_type),
     (r"Value '([^']*)'(?: of type '\w+')? could not be converted to (\w+)", _bad_type),
     (r"Error parsing override '(.*)'", _grammar),
     (r"LexerNoViableAltException: (.*)", _grammar),

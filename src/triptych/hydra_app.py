@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config import ConfigError, RunConfig, register_schema, to_run_config
+from triptych.composition import register_schema, to_run_config
+from triptych.config import ConfigError, RunConfig
 from triptych.explain import explain
 from triptych.legality import check
 from triptych.paths import CONF

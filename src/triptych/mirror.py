@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from triptych.config import LoggerConfig, WandbMode
 
-
 _MODE: dict[WandbMode, Literal["offline", "online"]] = {
     WandbMode.offline: "offline",
     WandbMode.online: "online",

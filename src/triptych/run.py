@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from triptych.config import RunConfig, to_plain, to_run_config
+from triptych.composition import to_plain, to_run_config
+from triptych.config import RunConfig
 from triptych.records import (
     RECORD,
     SCHEMA,

@@ -122,7 +122,7 @@ def _build_timm(
     name = spec.timm_name or ""
     if not timm.is_model(name):
         near = (
-            ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+            ", ".join(timm.list_models(f"{name.split('_')[0]}_*")[:5]) or "see timm.list_models()"
         )
         raise ValueError(f"timm has no model {name!r}; some it has: {near}")
     sized: dict[str, Any] = {"img_size": image_size} if _takes_image_size(name) else {}

@@ -121,8 +121,9 @@ def check_records(records: Sequence[Record]) -> None:
 def group_cells(records: Sequence[Record]) -> list[Cell]:
     """Group the done records by their labels, baselines first.
 
-    Raises ValueError where records share labels but differ in the rest of their configuration
-    (the message names the keys), or where two of them have the same seed.
+    Records that share labels but differ in the rest of their configuration are cells of their
+    own; the differing keys stand in the label they belong to, ``classification(epochs=3)``.
+    Raises ValueError where two records of a cell have the same seed.
     """
     check_records(records)
     groups: dict[tuple[str, ...], list[Record]] = {}
@@ -130,7 +131,31 @@ def group_cells(records: Sequence[Record]) -> list[Cell]:
         if record["status"] == "done":
             key = tuple(str(record["labels"][label]) for label in LABELS)
             groups.setdefault(key, []).append(record)
-    return [_cell(key, group) for key, group in sorted(groups.items(), key=_order)]
+    cells = {
+        variant: part
+        for key, group in groups.items()
+        for variant, part in _variants(key, group).items()
+    }
+    return [_cell(key, group) for key, group in sorted(cells.items(), key=_order)]
+
+
+def _variants(key: tuple[str, ...], group: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
+    """Split records of equal labels by the configuration keys in which they differ."""
+    differing = differing_keys(group)
+    variants: dict[tuple[str, ...], list[Record]] = {}
+    for record in group:
+        flat = flatten(record["config"])
+        changes: dict[str, list[str]] = {}
+        for path in differing:
+            part, _, name = path.rpartition(".")
+            owner = part if part in LABELS else "task"
+            changes.setdefault(owner, []).append(f"{name}={flat.get(path, 'absent')}")
+        labels = [
+            f"{value}({','.join(changes[label])})" if label in changes else value
+            for label, value in zip(LABELS, key, strict=True)
+        ]
+        variants.setdefault(tuple(labels), []).append(record)
+    return variants
 
 
 def _order(item: tuple[tuple[str, ...], Any]) -> tuple[tuple[int, str], ...]:
@@ -142,18 +167,9 @@ def _order(item: tuple[tuple[str, ...], Any]) -> tuple[tuple[int, str], ...]:
 
 
 def _cell(key: tuple[str, ...], group: Sequence[Record]) -> Cell:
-    first = group[0]
     name = " / ".join(key)
     by_seed: dict[int, Record] = {}
     for record in group:
-        differing = differing_keys([first, record])
-        if differing:
-            changes = "; ".join(f"{path} is {' and '.join(v)}" for path, v in differing.items())
-            raise ValueError(
-                f"runs {first['cell']} and {record['cell']} share the labels {name} but differ in "
-                f"their configuration and cannot be averaged: {changes}; give one of them a study "
-                f"of its own"
-            )
         seed = int(record["labels"]["seed"])
         if seed in by_seed:
             raise ValueError(

@@ -5,16 +5,18 @@ A cell that fails costs the others nothing; one that is done is not run again.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from triptych.config import RunConfig, to_plain
+from triptych.composition import to_plain
+from triptych.config import RunConfig
 from triptych.records import read_record, write_json
 from triptych.stages import cell_folder, cell_name, pretrain_stage, study_folder
 from triptych.study.display import CellView, Display
@@ -41,7 +43,7 @@ class Cell:
     status: Status = Status.waiting
     message: str = ""
     seconds: float = 0.0
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    process: ForkServerProcess | None = field(default=None, repr=False)
     started: float = 0.0
 
     @property
@@ -57,16 +59,37 @@ class Cell:
         return CellView(self.name, str(self.status), self.message, elapsed, self.folder)
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Variables of a child: its threads, and no waiting in spin loops."""
+def start_process(
+    target: Callable[[Path], None], argument: Path, log: Path, threads: int
+) -> ForkServerProcess:
+    """Call ``target(argument)`` in a process of its own, its output in ``log``.
+
+    Importing torch, timm and Lightning takes longer than a small stage, so a server process does
+    it once, and each child starts as its fork, before anything of torch is set up.
+    """
     count = str(threads)
-    return os.environ | {
+    # The server is started with the first child and takes these with it.
+    os.environ |= {
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
         "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONUNBUFFERED": "1",
     }
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["triptych.run", "triptych.pictures", "triptych.costing"])
+    process = context.Process(target=_child, args=(target, argument, log))
+    process.start()
+    return process
+
+
+def _child(target: Callable[[Path], None], argument: Path, log: Path) -> None:
+    # A session of its own: Ctrl-C in the terminal reaches the launcher alone.
+    os.setsid()
+    with log.open("wb") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    target(argument)
 
 
 def write_manifest(study: Path, cells: list[str], *, add: bool = False) -> None:
@@ -117,15 +140,28 @@ def _measure_first(cells: list[Cell], display: Display) -> None:
     path = folder / "cost.json"
     write_json(path, [to_plain(cell.config) for cell in waiting])
     display.note("measuring the cost of each kind of model, with nothing else running …")
-    with (folder / "cost.log").open("wb") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "triptych", "cost", str(path)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment(waiting[0].config.trainer.threads),
-        )
-    if done.returncode:
+    process = start_process(
+        _measure_costs, path, folder / "cost.log", waiting[0].config.trainer.threads
+    )
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    if process.exitcode:
         display.note(f"the cost could not be measured beforehand; see {folder / 'cost.log'}")
+
+
+def _measure_costs(path: Path) -> None:
+    from triptych.costing import measure_file
+
+    measure_file(path)
+
+
+def _run_cell(path: Path) -> None:
+    from triptych.run import run_cell_file
+
+    run_cell_file(path)
 
 
 def _start_some(cells: list[Cell], jobs: int) -> None:
@@ -146,22 +182,15 @@ def _start(cell: Cell) -> None:
     cell.folder.mkdir(parents=True, exist_ok=True)
     path = cell.folder / CONFIG
     write_json(path, to_plain(cell.config))
-    with (cell.folder / LOG).open("wb") as log:
-        cell.process = subprocess.Popen(
-            [sys.executable, "-m", "triptych", "cell", str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment(cell.config.trainer.threads),
-            start_new_session=True,
-        )
+    threads = cell.config.trainer.threads
+    cell.process = start_process(_run_cell, path, cell.folder / LOG, threads)
     cell.status, cell.started = Status.running, time.monotonic()
 
 
 def _poll(cell: Cell) -> None:
     if cell.process is None or cell.status is not Status.running:
         return
-    code = cell.process.poll()
+    code = cell.process.exitcode
     if code is None:
         return
     cell.seconds = time.monotonic() - cell.started
@@ -175,14 +204,11 @@ def _poll(cell: Cell) -> None:
 
 
 def _stop(cells: list[Cell]) -> None:
-    running = [cell for cell in cells if cell.process is not None and cell.process.poll() is None]
-    for cell in running:
-        assert cell.process is not None
-        cell.process.send_signal(signal.SIGTERM)
+    processes = [cell.process for cell in cells if cell.process is not None]
+    for process in processes:
+        process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
-    for cell in running:
-        assert cell.process is not None
-        try:
-            cell.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            cell.process.kill()
+    for process in processes:
+        process.join(max(0.1, deadline - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()

@@ -139,10 +139,25 @@ class Checkpointing(Callback):
 
 
 class CurveWriter(Callback):
-    """Writes what the module logged to the metric log, once an epoch."""
+    """Writes the mean training loss, and what the module logged, to the metric log once an epoch.
+
+    The running mean is part of the checkpoint, unlike Lightning's own.
+    """
 
     def __init__(self, log: MetricLog) -> None:
         self.curves = log
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": float(self.total), "count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.total, self.count = state_dict["total"], state_dict["count"]
+
+    def on_train_batch_end(self, _t: Any, _m: Any, outputs: Any, *_: Any) -> None:
+        self.total = self.total + outputs["loss"].detach().double()
+        self.count += 1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {
@@ -150,6 +165,8 @@ class CurveWriter(Callback):
             for name, value in trainer.callback_metrics.items()
             if isinstance(value, Tensor)
         }
+        values["train/loss"] = float(self.total) / self.count
+        self.total, self.count = 0.0, 0
         values["train/learning_rate"] = max(
             group["lr"] for group in trainer.optimizers[0].param_groups
         )

@@ -51,11 +51,11 @@ class ClassificationModule(pl.LightningModule):
         if self.mixing is not None:
             images, target = self.mixing(images, target)
         logits = self.model(images)
-        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
-        return loss
+        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not at the end of the batch, where a checkpoint may have been written already.
         if self.average is not None:
             self.average.update_parameters(self.model)
 

@@ -55,7 +55,7 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
             warnings.filterwarnings("ignore", message=".*logging interval.*")
-            warnings.filterwarnings("ignore", message=".*_pytree.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             warnings.filterwarnings("ignore", message=".*mid-epoch.*")
             yield
     finally:
@@ -85,9 +85,9 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = usable_checkpoint(folder)
-    step, position = _progress(checkpoint)
-    train.set_position(*position)
-    log.rewind(step)
+    epoch, batch = _position(checkpoint)
+    train.set_position(epoch, batch)
+    log.rewind(epoch)
     log.replay()
     timer, saver = Timer(), Checkpointing(folder, settings.checkpoint_every)
     with quiet_lightning(), saver.listening():
@@ -120,13 +120,13 @@ def fit(
     return timer.time_elapsed("train")
 
 
-def _progress(checkpoint: Path | None) -> tuple[int, tuple[int, int]]:
-    """Step of a checkpoint, and (epoch, batch) that come next; zeros where there is none."""
+def _position(checkpoint: Path | None) -> tuple[int, int]:
+    """Epoch and batch that come next after a checkpoint; zeros where there is none."""
     if checkpoint is None:
-        return 0, (0, 0)
+        return 0, 0
     state = AtomicCheckpointIO().load_checkpoint(checkpoint, map_location="cpu")
     epoch, batch = state[Position.KEY]
-    return int(state["global_step"]), (int(epoch), int(batch))
+    return int(epoch), int(batch)
 
 
 def pick_device(accelerator: str) -> torch.device:

@@ -32,9 +32,9 @@ class MetricLog:
             stream.write("".join(json.dumps(row) + "\n" for row in rows))
         self._tell(rows)
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after ``step``: the checkpoint to go on from is older."""
-        kept = [row for row in self.rows() if row["step"] <= step]
+    def rewind(self, epoch: int) -> None:
+        """Forget ``epoch`` and what follows: the checkpoint to go on from will log it again."""
+        kept = [row for row in self.rows() if row["epoch"] < epoch]
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def replay(self) -> None:

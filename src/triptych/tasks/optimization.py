@@ -99,7 +99,11 @@ def build_optimizer(
     backbone: nn.Module | None = None,
 ) -> tuple[Optimizer, LambdaLR]:
     """AdamW over :func:`parameter_groups`, with the schedule to be stepped after every update."""
-    optimizer = AdamW(parameter_groups(model, settings, backbone), betas=settings.betas)
+    optimizer = AdamW(
+        parameter_groups(model, settings, backbone),
+        betas=(settings.betas[0], settings.betas[1]),
+        fused=True,
+    )
     scheduler = LambdaLR(
         optimizer,
         lambda step: schedule_factor(step, steps_per_epoch=steps_per_epoch, settings=settings),

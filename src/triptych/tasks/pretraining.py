@@ -46,9 +46,7 @@ class PretrainingModule(pl.LightningModule):
         noise_BL = self.noise(self.current_epoch, indices)
         mask_BL = mask_from_noise(noise_BL, self.mask_ratio)
         ids_restore = restore_order(noise_BL).to(images.device) if self.published_order else None
-        loss = self.model(images, mask_BL, self.model.plan(mask_BL), ids_restore).loss
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
-        return loss
+        return self.model(images, mask_BL, self.model.plan(mask_BL), ids_restore).loss
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = build_optimizer(self.model, self.settings, self.steps_per_epoch)

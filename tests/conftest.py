@@ -1,0 +1,44 @@
+"""What many tests need: toy runs that take seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+TOY = [
+    "data=synthetic",
+    "data.synthetic_images=40",
+    "data.synthetic_classes=3",
+    "data.crop_padding=0",
+    "data.channels=1",
+    "pretrain.epochs=1",
+    "pretrain.warmup_epochs=0",
+    "pretrain.batch_size=8",
+    "pretrain.decoder_dim=16",
+    "pretrain.decoder_heads=2",
+    "task.epochs=1",
+    "task.warmup_epochs=0",
+    "task.batch_size=8",
+    "measure.rounds=3",
+    "measure.batch_size=4",
+    "visualize.images=2",
+    "backbone.depths=[1,1]",
+    "backbone.embed_dim=16",
+]
+
+
+@pytest.fixture(scope="session")
+def toy_options() -> list[str]:
+    """The overrides alone, for fixtures that choose their own folder."""
+    return list(TOY)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> list[str]:
+    """Overrides of a run that takes a few seconds and writes below ``tmp_path``."""
+    return [*TOY, f"output_dir={tmp_path}"]
