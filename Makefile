@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: setup experiment test lint format bench report dashboard lock clean help
+.PHONY: setup experiment test lint format bench report publish dashboard lock clean help
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ bench: $(STAMP) ## ratios against named baselines, on DEVICE
 
 report: $(STAMP) ## write the report of STUDY again, from its records
 	@$(BIN)/python -m triptych report outputs/$(STUDY)
+
+publish: $(STAMP) ## write the outcome of STUDY into experiments/STUDY/results
+	@$(BIN)/python -m triptych publish outputs/$(STUDY)
 
 dashboard: $(STAMP) ## build the W&B workspace of STUDY (needs an account)
 	@$(BIN)/python -m triptych dashboard outputs/$(STUDY)

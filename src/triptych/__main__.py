@@ -3,6 +3,7 @@
 ``python -m triptych [-m] key=value …``   one run, or a sweep, through Hydra
 ``python -m triptych study NAME …``       the study experiments/NAME
 ``python -m triptych report FOLDER``      tables and report of outputs/NAME from its records
+``python -m triptych publish FOLDER``     its outcome into experiments/NAME/results and the README
 ``python -m triptych cell CONFIG``        one cell, from its resolved configuration
 """
 
@@ -26,6 +27,7 @@ def main() -> None:
         "cell": _cell,
         "cost": _cost,
         "dashboard": _dashboard,
+        "publish": _publish,
     }
     arguments = sys.argv[1:]
     try:
@@ -91,6 +93,13 @@ def _dashboard(arguments: list[str]) -> None:
     from triptych.study.dashboard import publish
 
     print(publish(_folder(arguments, "dashboard")))
+
+
+def _publish(arguments: list[str]) -> None:
+    from triptych.paths import EXPERIMENTS, ROOT
+    from triptych.study.publish import publish
+
+    print(publish(_folder(arguments, "publish"), EXPERIMENTS, ROOT / "README.md"))
 
 
 def _cell(arguments: list[str]) -> None:

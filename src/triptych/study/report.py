@@ -173,9 +173,8 @@ def missing_seeds(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def facts(study: Study) -> str:
+def agreed_facts(records: Sequence[Record]) -> dict[str, str]:
     """Seeds, hardware, versions and commit, and a warning where runs do not agree on them."""
-    records = study.records
     seeds = sorted({int(record["labels"]["seed"]) for record in records})
     runs = f"{sum(record['status'] == 'done' for record in records)} done of {len(records)}"
     rows = {
@@ -188,6 +187,12 @@ def facts(study: Study) -> str:
     if dates:
         ends = dict.fromkeys(date[:16].replace("T", " ") for date in (dates[0], dates[-1]))
         rows["Made"] = " to ".join(ends)
+    return rows
+
+
+def facts(study: Study) -> str:
+    """:func:`agreed_facts` as HTML."""
+    rows = agreed_facts(study.records)
     items = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows.items())
     return f'<dl class="facts">{items}</dl>'
 
