@@ -130,12 +130,12 @@ class Checkpointing(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.signal is None and trainer.global_step % self.every:
             return
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         if self.signal is not None:
             raise Preempted(self.signal)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class CurveWriter(Callback):
