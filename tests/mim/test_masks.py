@@ -17,7 +17,7 @@ from triptych.mim.masks import (
     sample_noise,
 )
 
-FIRST_MASKS = [[0, 0], [0, 3], [0, 7], [0, 8], [1, 2], [1, 7], [1, 9], [1, 13]]
+FIRST_MASKS = [[0, 2], [0, 6], [0, 7], [0, 15], [1, 4], [1, 8], [1, 10], [1, 13]]
 
 
 @pytest.mark.parametrize("ratio", ["0.25", "0.4", "0.5", "0.6", "0.75", "0.9"])

@@ -37,7 +37,9 @@ def test_lattices_agree_where_windows_divide_the_grid(repeats, window, shifted):
     if not shifted or any(side == w for side, w in zip(grid, window, strict=True)):
         shift = (0, 0)
     tokens = np.arange(grid[0] * grid[1])
-    lattices = [window_lattice(grid, window, shift, kind) for kind in Lattice]
+    lattices = [
+        window_lattice(grid, window, shift, kind) for kind in (Lattice.backbone, Lattice.published)
+    ]
     for lattice in lattices:
         assert lattice.pad_window.size == 0
     for ours, theirs in zip(*(pairs(lattice, tokens) for lattice in lattices), strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych.mim.token_plan import MaskPlan, StagePlan, StageShape, check_mask, plan_mask
-from triptych.mim.windows import Lattice, Pair
+from triptych.mim.windows import Lattice, Pair, resolve
 from triptych.norms import DynamicTokenNorm
 
 
@@ -70,7 +70,8 @@ class VisibleEncoder(nn.Module):
         self._check_size(size)
         grid = size[0] // self.unit, size[1] // self.unit
         mask_PL = check_mask(mask, grid[0] * grid[1])
-        return plan_mask(mask_PL, grid, self.stage_shapes(size), self.lattice)
+        lattice = resolve(self.lattice, hidden=bool(mask_PL.any()))
+        return plan_mask(mask_PL, grid, self.stage_shapes(size), lattice)
 
     def forward(self, images: Tensor, mask: Tensor, plan: MaskPlan | None = None) -> Tensor:
         """Encode the visible part of images.

@@ -114,7 +114,7 @@ class GreenMIM(MaskedImageModel):
         decoder: DecoderSettings | None = None,
         *,
         norm_pixels: bool = True,
-        lattice: Lattice | str = Lattice.backbone,
+        lattice: Lattice | str = Lattice.tokens,
     ) -> None:
         super().__init__()
         self.encoder = visible_encoder(backbone, lattice=lattice)

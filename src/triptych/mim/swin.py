@@ -37,9 +37,9 @@ class VisibleSwin(VisibleEncoder):
     A mask unit is one token of the last stage, so that no merge meets a partly hidden block.
     Windows and shifts are read from the backbone's blocks.
 
-    With ``lattice="backbone"`` the latents equal those of the dense backbone with the hidden keys
-    removed; ``"published"`` gives GreenMIM's windows, which differ where a grid is not a multiple
-    of the window (see :mod:`triptych.mim.windows`).
+    The latents equal those of the dense backbone with the hidden keys removed. Where a grid is
+    not a multiple of the window, ``lattice`` says what becomes of the padding (see
+    :mod:`triptych.mim.windows`).
 
     Raises:
         ValueError: the backbone has parts that this encoder does not know.
@@ -47,9 +47,7 @@ class VisibleSwin(VisibleEncoder):
 
     backbone: SwinTransformer
 
-    def __init__(
-        self, backbone: SwinTransformer, lattice: Lattice | str = Lattice.backbone
-    ) -> None:
+    def __init__(self, backbone: SwinTransformer, lattice: Lattice | str = Lattice.tokens) -> None:
         unit = check_patch_embedding(backbone).patch_size[0] * 2 ** (len(backbone.layers) - 1)
         _check_blocks(backbone)
         super().__init__(backbone, unit, Lattice(lattice))

@@ -15,7 +15,7 @@ SUPPORTED = (SwinTransformer, VisionTransformer)
 
 
 def visible_encoder(
-    backbone: nn.Module, *, lattice: Lattice | str = Lattice.backbone
+    backbone: nn.Module, *, lattice: Lattice | str = Lattice.tokens
 ) -> VisibleEncoder:
     """An encoder that shares the modules of ``backbone`` and sees only visible tokens.
 

@@ -11,6 +11,10 @@ window with the last ones: timm pads after rolling, so its attention mask does n
 there is no padding and nothing wraps around; where the smaller side of the grid fits into the
 window, nothing is shifted.
 
+``"tokens"``, the default of encoders: padding is no token, so it goes with the hidden tokens. As
+soon as something is hidden the windows are the published ones; with nothing hidden they are the
+backbone's, so that the encoder equals it.
+
 Shapes: T tokens of the grid, Q padding positions.
 """
 
@@ -28,6 +32,7 @@ Pair = tuple[int, int]
 class Lattice(StrEnum):
     """How windows lie on a grid that is not a multiple of the window; see the module."""
 
+    tokens = "tokens"
     backbone = "backbone"
     published = "published"
 
@@ -51,9 +56,19 @@ class WindowLattice:
     table_rows: int
 
 
+def resolve(lattice: Lattice, *, hidden: bool) -> Lattice:
+    """The lattice that ``tokens`` stands for, given whether anything is ``hidden``."""
+    if lattice is Lattice.tokens:
+        return Lattice.published if hidden else Lattice.backbone
+    return lattice
+
+
 @lru_cache(maxsize=256)
 def window_lattice(grid: Pair, window: Pair, shift: Pair, lattice: Lattice) -> WindowLattice:
-    """The lattice of windows (height, width) with borders moved by ``shift`` on ``grid``."""
+    """The lattice of windows (height, width) with borders moved by ``shift`` on ``grid``.
+
+    ``lattice`` is one of the two that windows can have; see :func:`resolve` for ``tokens``.
+    """
     if lattice is Lattice.published:
         rows, columns = (_published_axis(grid, window, shift, axis) for axis in (0, 1))
     else:
