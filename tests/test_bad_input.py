@@ -119,7 +119,7 @@ BAD = [
     ),
     (
         ["task.warmup_epochs=10"],
-        "task.warmup_epochs=10 must be less than task.epochs=8.",
+        "task.warmup_epochs=10 must be less than task.epochs=10.",
     ),
     (
         ["trainer.precision=fp16", "trainer.accelerator=cpu"],
