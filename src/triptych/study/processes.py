@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -77,6 +79,12 @@ def start_process(
     }
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["triptych.run", "triptych.pictures", "triptych.costing"])
+    # Ctrl-C is the launcher's affair; the server inherits that it is to be ignored.
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, former)
     process = context.Process(target=_child, args=(target, argument, log))
     process.start()
     return process
