@@ -10,11 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+PATIENCE_SECONDS = 0.3
 # A second lock taken by the same thread would wait for the first for ever.
 _held: ContextVar[bool] = ContextVar("timing_lock_held", default=False)
 
@@ -76,14 +78,21 @@ def _enter(gate: int, lock: int, exclusive: bool, report: Callable[[str], None])
 
 
 def _acquire(file: int, operation: int, say: Callable[[], None]) -> bool:
-    """Lock ``file``; returns whether it had to be waited for, which ``say`` has told."""
-    try:
-        fcntl.flock(file, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say()
-        fcntl.flock(file, operation)
-        return True
-    return False
+    """Lock ``file``; returns whether it had to be waited for, which ``say`` has told.
+
+    The gate is held for an instant by everyone who passes: that is no wait worth telling of.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(file, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        else:
+            return False
+    say()
+    fcntl.flock(file, operation)
+    return True
 
 
 @contextmanager
