@@ -92,7 +92,8 @@ def test_damaged_inside_gzip(tmp_path):
 @pytest.mark.parametrize("place", ["root", "root/FashionMNIST/raw", "debian"])
 def test_places(tmp_path, place, suffix):
     write_set(tmp_path / place, suffix=suffix)
-    train, test = sources.fashion_mnist(tmp_path / "root", download=False)
+    root = None if place == "debian" else tmp_path / "root"
+    train, test = sources.fashion_mnist(root, download=False)
     for part in (train, test):
         np.testing.assert_array_equal(part.images[:, 0].numpy(), IMAGES)
         assert part.labels.tolist() == [1, 0]
@@ -100,7 +101,8 @@ def test_places(tmp_path, place, suffix):
 
 def test_incomplete_folder_is_passed_over(tmp_path):
     write_set(tmp_path / "root", images=IMAGES + 1, parts=("train",))
-    write_set(tmp_path / "debian")
+    write_set(tmp_path / "root" / "FashionMNIST" / "raw")
+    write_set(tmp_path / "debian", images=IMAGES + 2)
     train, _ = sources.fashion_mnist(tmp_path / "root", download=False)
     np.testing.assert_array_equal(train.images[:, 0].numpy(), IMAGES)
 
@@ -109,8 +111,10 @@ def test_incomplete_folder_is_passed_over(tmp_path):
 def test_nowhere(tmp_path, with_root):
     root = tmp_path / "root" if with_root else None
     places = [tmp_path / "debian"]
-    if with_root:
-        places = [root, root / "FashionMNIST" / "raw", *places]
+    if root is not None:
+        # A root that was named is taken at its word: nothing else is used in its place.
+        write_set(tmp_path / "debian")
+        places = [root, root / "FashionMNIST" / "raw"]
     message = (
         f"Fashion-MNIST is not in {', '.join(map(str, places))}; install the Debian package "
         f"dataset-fashion-mnist, or set data.download=true"

@@ -73,14 +73,13 @@ def digits() -> RawImages:
 def fashion_mnist(root: Path | None, *, download: bool) -> tuple[RawImages, RawImages]:
     """The 60000 training and 10000 test images (28×28) of Fashion-MNIST.
 
-    Plain or gzipped IDX files are looked for in ``root``, in ``root``/FashionMNIST/raw and in
-    the folder of the Debian package; the first folder that holds all four is taken.
+    Plain or gzipped IDX files are looked for in ``root`` and in ``root``/FashionMNIST/raw, and
+    without a ``root`` in the folder of the Debian package; the first that holds all four is taken.
 
     Raises:
         DataError: the files are in none of the places, or are damaged.
     """
-    places = [] if root is None else [root, root / "FashionMNIST" / "raw"]
-    places.append(DEBIAN_FASHION)
+    places = [DEBIAN_FASHION] if root is None else [root, root / "FashionMNIST" / "raw"]
     folder = _first_complete(places)
     if folder is None and download:
         folder = _download_fashion(root or Path("data"))
