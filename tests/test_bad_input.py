@@ -6,20 +6,26 @@ import pytest
 
 from triptych.config import ConfigError
 from triptych.hydra_app import compose_run
+from triptych.paths import CONF
 
 KEYS = "study, seed, output_dir, backbone, norm, pretrain, data, task, trainer, logger, measure"
 
 BAD = [
-    (["norm=dtm"], "norm=dtm is not an option: legal are dtn, ln; did you mean dtn?"),
+    (
+        ["norm=dtnn"],
+        "norm=dtnn is not an option: legal are bn, dtn, dyt, gn, in, ln, rms, scale; did you mean "
+        "dtn?",
+    ),
     (
         ["backbone=resnet"],
-        "backbone=resnet is not an option: legal are swin_base, swin_nano, swin_small, swin_tiny, "
-        "timm, vit_base, vit_nano, vit_small, vit_tiny.",
+        "backbone=resnet is not an option: legal are "
+        + ", ".join(sorted(path.stem for path in (CONF / "backbone").glob("*.yaml")))
+        + ".",
     ),
     (
         ["norm.frm=paper"],
-        "norm.frm is not a key: the group norm has name, form, mean, init, pool_to; did you mean "
-        "form?",
+        "norm.frm is not a key: the group norm has name, form, mean, init, pool_to, "
+        "position_lr_factor; did you mean form?",
     ),
     (
         ["nrom=dtn"],

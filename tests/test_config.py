@@ -30,8 +30,11 @@ SHIPPED = sorted(
 @pytest.mark.parametrize("option", SHIPPED)
 def test_every_shipped_option_composes(option: str) -> None:
     group, name = option.split("/")
-    size = ["data.image_size=224"] if group == "backbone" and not name.endswith("nano") else []
-    compose_run([f"{group}={name}", *size, *BESIDE.get(option, [])])
+    beside = list(BESIDE.get(option, []))
+    if group == "backbone":
+        beside += ["visualize=none"]
+        beside += [] if name.endswith("nano") else ["data.image_size=224"]
+    compose_run([f"{group}={name}", *beside])
 
 
 def test_every_group_has_a_schema_and_a_folder() -> None:
@@ -114,7 +117,12 @@ def test_pretraining_is_made_again(override: str) -> None:
 
 def test_options_without_effect_do_not_change_a_key() -> None:
     base = compose_run(["norm=ln", "pretrain=none"])
-    for override in ("norm.form=paper", "pretrain.learning_rate=1", "backbone.name=mine"):
+    for override in (
+        "norm.form=paper",
+        "norm.init=released",
+        "pretrain.learning_rate=1",
+        "backbone.name=mine",
+    ):
         other = compose_run(["norm=ln", "pretrain=none", override])
         assert task_stage(base).key == task_stage(other).key
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from torch import nn
 from triptych.backbones.build import BackboneSpec, build_backbone
 from triptych.backbones.build import Family as BackboneFamily
 from triptych.config import (
+    BackboneConfig,
     NormConfig,
     NormName,
     PretrainConfig,
@@ -22,6 +26,7 @@ from triptych.data.images import ImageData, ImageSource, ImageSpec, load_images
 from triptych.legality import mask_unit
 from triptych.mim import DecoderSettings, GreenMIM, MaskedImageModel, SimMIM
 from triptych.norms import replace_norms
+from triptych.norms.sites import native_norm
 from triptych.seeding import derive_seed
 from triptych.tasks.fit import FitSettings
 from triptych.tasks.optimization import OptimizerSettings
@@ -59,45 +64,36 @@ def _pair(values: tuple[float, float] | None) -> tuple[float, float] | None:
 
 def build_model(config: RunConfig, num_classes: int, *, drop_path: float = 0.0) -> nn.Module:
     """The backbone with its norm, initialised from the run's seed alone."""
-    bone = config.backbone
-    spec = BackboneSpec(
-        family=BackboneFamily(str(bone.family)),
-        embed_dim=bone.embed_dim,
-        depths=bone.depths,
-        num_heads=bone.num_heads,
-        patch_size=bone.patch_size,
-        window_size=bone.window_size,
-        mlp_ratio=bone.mlp_ratio,
-        qkv_bias=bone.qkv_bias,
-        initialization=str(bone.initialization),  # type: ignore[arg-type]
-        timm_name=bone.timm_name,
-    )
     side = config.data.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
         model = build_backbone(
-            spec,
+            backbone_spec(config.backbone),
             image_size=(side, side),
             channels=config.data.channels,
             num_classes=num_classes,
             drop_path=drop_path,
         )
-        put_norm(model, config.norm)
+        put_norm(model, config.norm, (side, side))
     return model
 
 
-def put_norm(model: nn.Module, norm: NormConfig) -> None:
-    """Replace the norms at the paper's sites; LayerNorm stays as the backbone has it."""
-    if norm.name is NormName.ln:
+def backbone_spec(bone: BackboneConfig) -> BackboneSpec:
+    """The specification without the configuration's name for it, in plain words and tuples."""
+    values = {item.name: getattr(bone, item.name) for item in fields(BackboneSpec)}
+    words = {key: str(word) for key, word in values.items() if isinstance(word, StrEnum)}
+    return BackboneSpec(**values | words | {"family": BackboneFamily(str(bone.family))})
+
+
+def put_norm(model: nn.Module, norm: NormConfig, image_size: tuple[int, int]) -> None:
+    """Replace the norms at the paper's sites, unless the backbone is built with this norm."""
+    if str(norm.name) == native_norm(model):
         return
-    replace_norms(
-        model,
-        str(norm.name),
-        form=str(norm.form),
-        mean=str(norm.mean),
-        init=str(norm.init),
-        pool_to=norm.pool_to,
-    )
+    options: dict[str, Any] = {}
+    if norm.name is NormName.dtn:
+        options = {"form": str(norm.form), "mean": str(norm.mean), "init": str(norm.init)}
+        options["pool_to"] = norm.pool_to
+    replace_norms(model, str(norm.name), image_size=image_size, **options)
 
 
 def build_masked_model(config: RunConfig, backbone: nn.Module) -> MaskedImageModel:
@@ -116,7 +112,9 @@ def build_masked_model(config: RunConfig, backbone: nn.Module) -> MaskedImageMod
         return GreenMIM(backbone, decoder, norm_pixels=pre.normalize_target)
 
 
-def optimizer_settings(stage: PretrainConfig | TaskConfig) -> OptimizerSettings:
+def optimizer_settings(
+    stage: PretrainConfig | TaskConfig, norm: NormConfig | None = None
+) -> OptimizerSettings:
     return OptimizerSettings(
         learning_rate=stage.learning_rate,
         min_learning_rate=stage.min_learning_rate,
@@ -126,6 +124,7 @@ def optimizer_settings(stage: PretrainConfig | TaskConfig) -> OptimizerSettings:
         epochs=stage.epochs,
         batch_size=stage.batch_size,
         layer_decay=stage.layer_decay if isinstance(stage, TaskConfig) else 1.0,
+        position_lr_factor=1.0 if norm is None else norm.position_lr_factor,
     )
 
 

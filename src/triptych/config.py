@@ -20,6 +20,13 @@ class ConfigError(ValueError):
 class Family(StrEnum):
     vit = "vit"
     swin = "swin"
+    released_vit = "released_vit"
+    t2t_vit = "t2t_vit"
+    pvt = "pvt"
+    pvt_v2 = "pvt_v2"
+    twins_svt = "twins_svt"
+    twins_pcpvt = "twins_pcpvt"
+    levit = "levit"
     timm = "timm"
 
 
@@ -28,9 +35,18 @@ class Initialization(StrEnum):
     xavier = "xavier"
 
 
-class NormName(StrEnum):
-    ln = "ln"
-    dtn = "dtn"
+class ClassToken(StrEnum):
+    first = "first"
+    late = "late"
+
+
+class TokenAttention(StrEnum):
+    performer = "performer"
+    transformer = "transformer"
+
+
+# Made by a call because one member bears a keyword's name.
+NormName = StrEnum("NormName", ["ln", "dtn", "rms", "dyt", "bn", "in", "gn", "scale"])
 
 
 class DtnForm(StrEnum):
@@ -96,7 +112,11 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A timm model; one entry of ``depths`` and ``num_heads`` for each stage."""
+    """A backbone; one entry of ``depths`` and ``num_heads`` for each stage.
+
+    What each key means, and to which families it belongs, is told at
+    :class:`triptych.backbones.spec.BackboneSpec`.
+    """
 
     name: str = MISSING
     family: Family = MISSING
@@ -109,17 +129,31 @@ class BackboneConfig:
     qkv_bias: bool = True
     initialization: Initialization = Initialization.normal
     timm_name: str | None = None
+    embed_dims: tuple[int, ...] = ()
+    sr_ratios: tuple[int, ...] = ()
+    mlp_ratios: tuple[float, ...] = ()
+    key_dim: int = 16
+    attention_ratio: float = 2.0
+    kernels: tuple[int, ...] = (7, 3, 3)
+    strides: tuple[int, ...] = (4, 2, 2)
+    token_dim: int = 64
+    token_attention: TokenAttention = TokenAttention.performer
+    class_token: ClassToken = ClassToken.first
 
 
 @dataclass(frozen=True)
 class NormConfig:
-    """The normalizer at the sites that the DTN paper replaces; the rest applies to DTN alone."""
+    """The normalizer at the sites that the DTN paper replaces; the rest applies to DTN alone.
+
+    ``position_lr_factor`` multiplies the learning rate of position weights and mixing logits.
+    """
 
     name: NormName = MISSING
     form: DtnForm = DtnForm.released
     mean: DtnMean = DtnMean.mixed
     init: DtnInit = DtnInit.locality
     pool_to: int | None = None
+    position_lr_factor: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def pretrain(config: RunConfig, data: ImageData, around: Surroundings) -> dict[s
         loader = train_loader(config, config.pretrain, data.train)
         module = PretrainingModule(
             masked,
-            optimizer_settings(config.pretrain),
+            optimizer_settings(config.pretrain, config.norm),
             steps_per_epoch=len(loader),
             mask_ratio=config.pretrain.mask_ratio,
             mask_per_sample=config.pretrain.mask_per_sample,
@@ -112,7 +112,7 @@ def train_task(config: RunConfig, data: ImageData, around: Surroundings) -> dict
         test = test_loader(config, data.test)
         module = ClassificationModule(
             model,
-            optimizer_settings(config.task),
+            optimizer_settings(config.task, config.norm),
             steps_per_epoch=len(loader),
             num_classes=data.num_classes,
             label_smoothing=config.task.label_smoothing,

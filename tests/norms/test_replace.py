@@ -179,8 +179,9 @@ def test_the_class_is_a_factory_and_takes_the_options():
     [
         (
             lambda: replace_norms(nn.Linear(2, 2), "dtn"),
-            "norms cannot be put into a Linear; the backbones known are SwinTransformer, "
-            "VisionTransformer",
+            "norms cannot be put into a Linear; the backbones known are BigBird, LeViT, PVT, "
+            "PVT v2, Reformer, Swin, T2T-ViT, Twins and ViT (DeiT), or any with a method "
+            "norm_sites()",
         ),
         (
             lambda: replace_norms(vit(), "dtm"),

@@ -27,9 +27,8 @@ def place(
     experiments = tmp_path / "experiments"
     (experiments / study_folder.name).mkdir(parents=True)
     readme = tmp_path / "README.md"
-    readme.write_text(
-        f"before\n<!-- {study_folder.name}:start -->\nold\n<!-- {study_folder.name}:end -->\nafter\n"
-    )
+    start, end = (f"<!-- {study_folder.name}:{edge} -->" for edge in ("start", "end"))
+    readme.write_text(f"before\n{start}\nold\n{end}\nafter\n")
     return study_folder, experiments, readme
 
 

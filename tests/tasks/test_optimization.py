@@ -6,6 +6,7 @@ import itertools
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -75,6 +76,38 @@ def test_layers_learn_slower_the_deeper_they_lie(spec: BackboneSpec) -> None:
         assert rate[id(parameter)] == pytest.approx(1e-3 * 0.5 ** (last - layers[name]))
     assert layers["patch_embed.proj.weight"] == 0
     assert max(layers, key=lambda name: layers[name]).startswith("head")
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_position_weights_and_mixing_logits_have_a_rate_of_their_own(layer_decay: float) -> None:
+    model = backbone(SWIN)
+    replace_norms(model, "dtn")
+
+    def rates(factor: float) -> dict[int, float]:
+        chosen = settings(position_lr_factor=factor, layer_decay=layer_decay)
+        groups = parameter_groups(model, chosen, model)
+        return {id(p): group["lr"] for group in groups for p in group["params"]}  # type: ignore[attr-defined]
+
+    plain, slow = rates(1.0), rates(0.1)
+    slowed = {name for name, p in model.named_parameters() if slow[id(p)] != plain[id(p)]}
+    sites = [f"layers.{s}.blocks.{b}.norm{n}" for s in (0, 1) for b in (0, 1) for n in (1, 2)]
+    names = ("pos_proj.weight", "mean_norm_weight", "var_norm_weight")
+    assert slowed == {f"{site}.{name}" for site in sites for name in names}
+    for name, parameter in model.named_parameters():
+        factor = 0.1 if name in slowed else 1.0
+        assert slow[id(parameter)] == pytest.approx(factor * plain[id(parameter)])
+
+
+def test_a_factor_of_zero_holds_the_position_weights() -> None:
+    model = backbone(SWIN)
+    replace_norms(model, "dtn")
+    held = model.layers[0].blocks[0].norm1.pos_proj.weight  # type: ignore[union-attr, index]
+    before = held.detach().clone()
+    optimizer, _ = build_optimizer(model, settings(position_lr_factor=0.0), 10, model)
+    model(torch.randn(2, 1, 32, 32)).square().sum().backward()
+    optimizer.step()
+    assert held.grad.abs().max() > 0
+    assert torch.equal(held, before)
 
 
 def test_learning_rate_scales_with_the_batch() -> None:

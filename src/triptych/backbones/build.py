@@ -1,4 +1,4 @@
-"""Build a backbone from its specification, always with plain LayerNorm.
+"""Build a backbone from its specification, always with the norm that it is published with.
 
 Other norms are put in afterwards by :func:`triptych.norms.replace_norms`: timm hands its
 ``norm_layer`` only the width, and a norm that looks at neighbouring tokens needs the grid too.
@@ -6,58 +6,23 @@ Other norms are put in afterwards by :func:`triptych.norms.replace_norms`: timm 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 import timm
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from triptych.backbones.initialization import initialize_xavier
+from triptych.backbones.pyramids import build_levit, build_pvt_v2, build_twins
+from triptych.backbones.released_pvt import ReleasedPvt
+from triptych.backbones.released_vit import ReleasedViT
+from triptych.backbones.spec import BackboneSpec, Family, image_multiple, total_stride
+from triptych.backbones.t2t_vit import T2TViT
 
-class Family(StrEnum):
-    """How a backbone is constructed."""
+__all__ = ["BackboneSpec", "Family", "build_backbone", "image_multiple", "total_stride"]
 
-    vit = "vit"
-    swin = "swin"
-    timm = "timm"
-
-
-Initialization = Literal["normal", "xavier"]
 _TIMM_SCHEME = {"normal": "", "xavier": "jax"}
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What defines a backbone; one entry of ``depths`` and ``num_heads`` for each stage.
-
-    ``window_size`` belongs to Swin; ``timm_name`` to the family ``timm``, which takes any model
-    that timm knows and ignores the other fields. ``initialization`` of linear layers: ``normal``
-    is the published truncated normal of 0.02, which starves narrow networks; ``xavier`` scales
-    with the width (timm's ``jax`` scheme).
-    """
-
-    family: Family
-    embed_dim: int = 0
-    depths: tuple[int, ...] = ()
-    num_heads: tuple[int, ...] = ()
-    patch_size: int = 4
-    window_size: int = 7
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    initialization: Initialization = "normal"
-    timm_name: str | None = None
-
-
-def total_stride(spec: BackboneSpec) -> int:
-    """Pixels on a side of the region that one token of the last stage stands for."""
-    if spec.family is Family.swin:
-        return spec.patch_size * 2 ** (len(spec.depths) - 1)
-    if spec.family is Family.vit:
-        return spec.patch_size
-    model: Any = timm.create_model(str(spec.timm_name))
-    return int(model.feature_info[-1]["reduction"])
 
 
 def build_backbone(
@@ -68,34 +33,63 @@ def build_backbone(
     num_classes: int = 1000,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """Return the timm model of ``spec`` for images (B, channels, *image_size).
+    """Return the model of ``spec`` for images (B, channels, *image_size).
 
     Raises:
         ValueError: the image does not divide into tokens of the last stage, or timm does not
             know the name.
     """
+    common: dict[str, Any] = {
+        "image_size": image_size,
+        "channels": channels,
+        "num_classes": num_classes,
+        "drop_path": drop_path,
+    }
     if spec.family is Family.timm:
-        return _build_timm(spec, image_size, channels, num_classes, drop_path)
-    stride = total_stride(spec)
+        return _build_timm(spec, **common)
+    stride = image_multiple(spec)
     if any(side % stride for side in image_size):
         raise ValueError(
             f"image size {image_size[0]}x{image_size[1]} is not a multiple of the backbone's "
             f"total stride {stride}"
         )
-    if spec.family is Family.vit:
-        return VisionTransformer(
-            img_size=image_size,
-            patch_size=spec.patch_size,
-            in_chans=channels,
-            num_classes=num_classes,
-            embed_dim=spec.embed_dim,
-            depth=spec.depths[0],
-            num_heads=spec.num_heads[0],
-            mlp_ratio=spec.mlp_ratio,
-            qkv_bias=spec.qkv_bias,
-            drop_path_rate=drop_path,
-            weight_init=_TIMM_SCHEME[spec.initialization],  # type: ignore[arg-type]
-        )
+    if spec.family in _TIMM_INITIALIZED:
+        return _TIMM_INITIALIZED[spec.family](spec, **common)
+    model = _OTHERS[spec.family](spec, **common)
+    if spec.initialization == "xavier":
+        initialize_xavier(model)
+    return model
+
+
+def _build_vit(
+    spec: BackboneSpec,
+    image_size: tuple[int, int],
+    channels: int,
+    num_classes: int,
+    drop_path: float,
+) -> nn.Module:
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=spec.patch_size,
+        in_chans=channels,
+        num_classes=num_classes,
+        embed_dim=spec.embed_dim,
+        depth=spec.depths[0],
+        num_heads=spec.num_heads[0],
+        mlp_ratio=spec.mlp_ratio,
+        qkv_bias=spec.qkv_bias,
+        drop_path_rate=drop_path,
+        weight_init=_TIMM_SCHEME[spec.initialization],  # type: ignore[arg-type]
+    )
+
+
+def _build_swin(
+    spec: BackboneSpec,
+    image_size: tuple[int, int],
+    channels: int,
+    num_classes: int,
+    drop_path: float,
+) -> nn.Module:
     return SwinTransformer(
         img_size=image_size,
         patch_size=spec.patch_size,
@@ -110,6 +104,88 @@ def build_backbone(
         drop_path_rate=drop_path,
         weight_init=_TIMM_SCHEME[spec.initialization],
     )
+
+
+def _build_released_vit(
+    spec: BackboneSpec,
+    image_size: tuple[int, int],
+    channels: int,
+    num_classes: int,
+    drop_path: float,
+) -> nn.Module:
+    return ReleasedViT(
+        image_size=image_size,
+        patch_size=spec.patch_size,
+        channels=channels,
+        num_classes=num_classes,
+        embed_dim=spec.embed_dim,
+        depth=spec.depths[0],
+        num_heads=spec.num_heads[0],
+        mlp_ratio=spec.mlp_ratio,
+        qkv_bias=spec.qkv_bias,
+        class_token_at=spec.class_token_at,
+        drop_path=drop_path,
+    )
+
+
+def _build_released_pvt(
+    spec: BackboneSpec,
+    image_size: tuple[int, int],
+    channels: int,
+    num_classes: int,
+    drop_path: float,
+) -> nn.Module:
+    return ReleasedPvt(
+        image_size=image_size,
+        patch_size=spec.patch_size,
+        channels=channels,
+        num_classes=num_classes,
+        embed_dims=spec.embed_dims,
+        depths=spec.depths,
+        num_heads=spec.num_heads,
+        mlp_ratios=spec.stage_mlp_ratios,
+        sr_ratios=spec.sr_ratios,
+        qkv_bias=spec.qkv_bias,
+        drop_path=drop_path,
+    )
+
+
+def _build_t2t_vit(
+    spec: BackboneSpec,
+    image_size: tuple[int, int],
+    channels: int,
+    num_classes: int,
+    drop_path: float,
+) -> nn.Module:
+    return T2TViT(
+        image_size=image_size,
+        channels=channels,
+        num_classes=num_classes,
+        embed_dim=spec.embed_dim,
+        depth=spec.depths[0],
+        num_heads=spec.num_heads[0],
+        mlp_ratio=spec.mlp_ratio,
+        qkv_bias=spec.qkv_bias,
+        kernels=spec.kernels,
+        strides=spec.strides,
+        token_dim=spec.token_dim,
+        token_attention=spec.token_attention,
+        class_token_at=spec.class_token_at,
+        drop_path=drop_path,
+    )
+
+
+# timm offers the wanted initialization of these itself.
+_TIMM_INITIALIZED = {Family.vit: _build_vit, Family.swin: _build_swin}
+_OTHERS = {
+    Family.released_vit: _build_released_vit,
+    Family.t2t_vit: _build_t2t_vit,
+    Family.pvt: _build_released_pvt,
+    Family.pvt_v2: build_pvt_v2,
+    Family.twins_svt: build_twins,
+    Family.twins_pcpvt: build_twins,
+    Family.levit: build_levit,
+}
 
 
 def _build_timm(
@@ -133,4 +209,4 @@ def _build_timm(
 
 def _takes_image_size(name: str) -> bool:
     """Whether the architecture fixes its grid at construction."""
-    return name.startswith(("vit_", "deit", "swin_", "hiera", "levit"))
+    return name.startswith(("vit_", "deit", "swin_", "hiera", "levit", "twins_"))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from triptych.norms.kernels import cpu, fused
+from triptych.norms.options import check_options, pooling_cell
 from triptych.norms.position_weights import PositionWeights
 from triptych.norms.statistics import neighbourhood_moments, token_moments
 from triptych.tokens import TokenGrid, VisibleTokens
 
-FORMS = ("released", "paper")
-MEANS = ("mixed", "token")
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Sums divided by less would lose digits of float32 to underflow.
+LEAST_SHARE = 1e-30
 
 
 class DynamicTokenNorm(nn.Module):
@@ -65,11 +68,11 @@ class DynamicTokenNorm(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        _check_arguments(dim, num_heads, form, mean, prefix_tokens, eps)
+        check_options(dim, num_heads, form, mean, prefix_tokens, eps)
         self.dim, self.num_heads, self.eps = dim, num_heads, eps
         self.form, self.mean, self.prefix_tokens = form, mean, prefix_tokens
         self.grid = TokenGrid.of(grid_size)
-        self.cell = _cell(self.grid, pool_to)
+        self.cell = pooling_cell(self.grid, pool_to)
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
         self.mean_norm_weight: Tensor | None
@@ -100,14 +103,67 @@ class DynamicTokenNorm(nn.Module):
             ValueError: x or visible does not fit the grid.
         """
         x_BNC = self._flatten(x)
+        if self._is_fused(x_BNC, visible):
+            y_BNC = self._by_kernel(x_BNC, visible)
+        else:
+            y_BNC = self._by_torch(x_BNC, visible)
+        return y_BNC.view(x.shape)
+
+    def reference(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """What :meth:`forward` computes, by torch operators alone: slower, on any device.
+
+        The way of float64, of pooled statistics, of second derivatives and of torch.func.
+        """
+        return self._by_torch(self._flatten(x), visible).view(x.shape)
+
+    def _is_fused(self, x_BNC: Tensor, visible: Tensor | None) -> bool:
+        compiling = torch.compiler.is_compiling()
+        fits = (
+            x_BNC.device.type == "cpu"
+            and x_BNC.dtype in FUSED_DTYPES
+            and self.cell == (1, 1)
+            and max(self.grid.height, self.grid.width) <= cpu.LONGEST_SIDE
+            and (compiling or not torch._C._are_functorch_transforms_active())
+            and _has_kernel()
+        )
+        if visible is None or not fits:
+            return fits
+        # With hidden tokens the kernel divides by the share of the visible ones, at least a
+        # token's own. To look at that would break a compiled graph.
+        return not compiling and (
+            cpu.own_share(self.pos_proj.weight, self.grid.height, self.grid.width) > LEAST_SHARE
+        )
+
+    def _by_kernel(self, x_BNC: Tensor, visible: Tensor | None) -> Tensor:
+        tokens = x_BNC.shape[1] - self.prefix_tokens
+        mask_MT = None
+        if visible is None:
+            self._check_full(tokens)
+        else:
+            mask_MT = _check_visible(visible, self.grid, x_BNC.shape[0], tokens)
+        mean_logit_H, variance_logit_H = self._logits()
+        return fused.normalize(
+            x_BNC,
+            (self.weight, self.bias, mean_logit_H, variance_logit_H, self.pos_proj.weight),
+            mask_MT,
+            cpu.Geometry(
+                self.grid.height,
+                self.grid.width,
+                self.prefix_tokens,
+                self.form == "released",
+                self.eps,
+            ),
+        )
+
+    def _by_torch(self, x_BNC: Tensor, visible: Tensor | None) -> Tensor:
         tokens = x_BNC.shape[1] - self.prefix_tokens
         if visible is None:
             self._check_full(tokens)
             kept = None
         else:
             kept = VisibleTokens.of(visible, self.grid, x_BNC.shape[0], tokens)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        dtype = torch.promote_types(x_BNC.dtype, torch.float32)
+        with torch.autocast(device_type=x_BNC.device.type, enabled=False):
             x_BNHD = x_BNC.to(dtype).unflatten(2, (self.num_heads, -1))
             prefix, grid = x_BNHD[:, : self.prefix_tokens], x_BNHD[:, self.prefix_tokens :]
             z_BNHD = self._normalize_grid(grid, kept)
@@ -116,14 +172,18 @@ class DynamicTokenNorm(nn.Module):
             y_BNC = torch.addcmul(self.bias.to(dtype), z_BNHD.flatten(2), self.weight.to(dtype))
         if kept is not None and kept.index is None:
             y_BNC = self._zero_absent(y_BNC, kept.mask)
-        return y_BNC.to(x.dtype).view(x.shape)
+        return y_BNC.to(x_BNC.dtype)
 
     def ratios(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor | None, Tensor]:
         """Share of the token's own mean (None: all of it) and variance, both (H,) in [0, 1]."""
+        mean, variance = self._logits()
+        return None if mean is None else mean.to(dtype).sigmoid(), variance.to(dtype).sigmoid()
+
+    def _logits(self) -> tuple[Tensor | None, Tensor]:
         mean, variance = self.mean_norm_weight, self.var_norm_weight
         shared = mean if variance is None else variance
         assert shared is not None  # one of the two always exists
-        return None if mean is None else mean.to(dtype).sigmoid(), shared.to(dtype).sigmoid()
+        return mean, shared
 
     def _normalize_grid(self, x_BNHD: Tensor, kept: VisibleTokens | None) -> Tensor:
         if kept is not None and kept.index is None:
@@ -190,40 +250,21 @@ class DynamicTokenNorm(nn.Module):
         )
 
 
+@torch.compiler.assume_constant_result
+def _has_kernel() -> bool:
+    return cpu.kernel_status().fused
+
+
+def _check_visible(visible: Tensor, grid: TokenGrid, batch: int, count: int) -> Tensor:
+    """``visible`` as (M, T); refuses what :meth:`VisibleTokens.of` refuses, but does not sort."""
+    if visible.dtype == torch.bool and visible.shape in ((grid.count,), (batch, grid.count)):
+        mask_MT = visible.reshape(-1, grid.count)
+        if count == grid.count or bool((mask_MT.sum(1) == count).all()):
+            return mask_MT
+    return VisibleTokens.of(visible, grid, batch, count).mask
+
+
 def _mix(token_BN11: Tensor, neighbourhood_BNHD: Tensor, ratio_H: Tensor) -> Tensor:
     # As one interpolation, not as a sum of products: the ratio's gradient is then the sum of
     # differences, and a common offset of both does not drown it.
     return torch.lerp(neighbourhood_BNHD, token_BN11, ratio_H[:, None])
-
-
-def _check_arguments(
-    dim: int, num_heads: int, form: str, mean: str, prefix_tokens: int, eps: float
-) -> None:
-    if num_heads < 1 or dim < 2 or dim % num_heads:
-        raise ValueError(
-            f"dim={dim} does not split into num_heads={num_heads} heads: dim must be at least 2 "
-            f"and a multiple of num_heads"
-        )
-    if form not in FORMS:
-        raise ValueError(f"form must be 'released' or 'paper', got {form!r}")
-    if mean not in MEANS:
-        raise ValueError(f"mean must be 'mixed' or 'token', got {mean!r}")
-    if prefix_tokens < 0:
-        raise ValueError(f"prefix_tokens must be 0 or more, got {prefix_tokens}")
-    if not eps > 0:
-        raise ValueError(f"eps must be above 0, got {eps}")
-
-
-def _cell(grid: TokenGrid, pool_to: int | None) -> tuple[int, int]:
-    """Tokens (down, across) that one cell of the pooled statistics averages."""
-    if pool_to is None:
-        return 1, 1
-    if pool_to < 1:
-        raise ValueError(f"pool_to must be at least 1 or None, got {pool_to}")
-    for side in (grid.height, grid.width):
-        if side > pool_to and side % pool_to:
-            raise ValueError(
-                f"pool_to={pool_to} does not divide the sides of a {grid} grid: a side above "
-                f"pool_to must be a multiple of it"
-            )
-    return max(grid.height // pool_to, 1), max(grid.width // pool_to, 1)

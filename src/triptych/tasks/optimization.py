@@ -1,8 +1,9 @@
 """Optimizer groups and learning-rate schedule as the papers use them.
 
-AdamW; no weight decay on vectors, tokens, position tables and DTN's position weights (which decay
-would pull towards uniform attention, DTN dossier §6); layer-wise learning-rate decay; linear
-warm-up from zero and half a cosine, updated every step.
+AdamW; no weight decay on vectors, tokens, position tables and DTN's position weights and mixing
+logits (decay would pull the neighbourhood to the whole grid and the mixture to one half), which
+may also learn at a rate of their own; layer-wise learning-rate decay; linear warm-up from zero
+and half a cosine, updated every step.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 REFERENCE_BATCH = 256
-UNDECAYED = ("pos_embed", "cls_token", "mask_token", "relative_position_bias_table", "pos_proj")
+POSITION = ("pos_proj", "mean_norm_weight", "var_norm_weight")
+UNDECAYED = ("pos_embed", "cls_token", "mask_token", "relative_position_bias_table", *POSITION)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """``learning_rate`` is for 256 images and is scaled by ``batch_size`` / 256."""
+    """``learning_rate`` is for 256 images and is scaled by ``batch_size`` / 256.
+
+    ``position_lr_factor`` multiplies it for DTN's position weights and mixing logits.
+    """
 
     learning_rate: float
     min_learning_rate: float
@@ -32,6 +37,7 @@ class OptimizerSettings:
     epochs: int
     batch_size: int
     layer_decay: float = 1.0
+    position_lr_factor: float = 1.0
 
     @property
     def peak(self) -> float:
@@ -42,6 +48,11 @@ class OptimizerSettings:
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies to a parameter."""
     return parameter.ndim > 1 and not any(part in name for part in UNDECAYED)
+
+
+def is_positional(name: str) -> bool:
+    """Whether a parameter says where DTN looks, or how it mixes what it sees."""
+    return any(part in name for part in POSITION)
 
 
 def layer_index(backbone: nn.Module) -> dict[str, int]:
@@ -59,6 +70,7 @@ def parameter_groups(
 
     With ``settings.layer_decay`` < 1, layer k of n of ``backbone`` learns at
     ``layer_decay ** (n - k)`` times the rate; what is not of the backbone, at the full rate.
+    ``settings.position_lr_factor`` comes on top for DTN's position weights and mixing logits.
     """
     depth: dict[int, int] = {}
     if backbone is not None and settings.layer_decay < 1.0:
@@ -68,6 +80,7 @@ def parameter_groups(
     groups: dict[tuple[float, float], dict[str, object]] = {}
     for name, parameter in _trainable(model):
         scale = settings.layer_decay ** (last - depth.get(id(parameter), last))
+        scale *= settings.position_lr_factor if is_positional(name) else 1.0
         decay = settings.weight_decay if decays(name, parameter) else 0.0
         group = groups.setdefault(
             (decay, scale),

@@ -1,55 +1,24 @@
-"""Which configurations can run: ranges of single keys, then combinations.
-
-Nothing here imports torch, so a sweep of a hundred cells is checked in a moment, before any work.
-"""
+"""Whether pre-training, masks, data, schedule, hardware and pictures fit each other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
-from typing import Any
+from collections.abc import Callable
 
 from triptych.config import (
     Accelerator,
-    BackboneConfig,
     ConfigError,
     DataName,
     Family,
-    NormName,
     Precision,
     PretrainName,
     RunConfig,
+    VisualizeLevel,
 )
-from triptych.ranges import RANGES, check_range
+from triptych.legality.geometry import total_stride
 
-
-def check(config: RunConfig) -> None:
-    """Refuse a configuration that cannot run.
-
-    Raises:
-        ConfigError: one sentence with the key, the value and what would be legal.
-    """
-    for key, value in _leaves(config):
-        if key in RANGES:
-            check_range(key, value, RANGES[key])
-    for rule in RULES:
-        rule(config)
-
-
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in vars(config).items():
-        if is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def total_stride(backbone: BackboneConfig) -> int:
-    """Pixels on a side of one token of the last stage (one mask unit)."""
-    if backbone.family is Family.swin:
-        return backbone.patch_size * 2 ** (len(backbone.depths) - 1)
-    return backbone.patch_size
+# Whose visible-token encoder and whose attention pictures are known.
+MASKABLE = (Family.vit, Family.swin)
 
 
 def mask_unit(config: RunConfig) -> int:
@@ -69,60 +38,6 @@ def visible_units(config: RunConfig) -> int:
     return int(units * (1 - ratio) + 1e-9)
 
 
-def _stages_match(config: RunConfig) -> None:
-    bone = config.backbone
-    if bone.family is Family.timm:
-        if not bone.timm_name:
-            raise ConfigError(
-                "backbone.timm_name has no value; name a timm model, for example "
-                "backbone.timm_name=deit_tiny_patch16_224."
-            )
-        return
-    if bone.family is Family.vit and len(bone.depths) != 1:
-        raise ConfigError(
-            f"backbone.depths={list(bone.depths)} has {len(bone.depths)} entries, but a plain ViT "
-            "has one stage: give one number, for example [12]."
-        )
-    if len(bone.depths) != len(bone.num_heads):
-        raise ConfigError(
-            f"backbone.num_heads={list(bone.num_heads)} has {len(bone.num_heads)} entries for "
-            f"{len(bone.depths)} stages of backbone.depths: give one for each stage."
-        )
-
-
-def _heads_divide_width(config: RunConfig) -> None:
-    bone = config.backbone
-    for stage, heads in enumerate(bone.num_heads):
-        width = bone.embed_dim * (2**stage if bone.family is Family.swin else 1)
-        if heads < 1 or width % heads:
-            legal = [n for n in range(1, width + 1) if width % n == 0 and n <= 32]
-            raise ConfigError(
-                f"backbone.num_heads={list(bone.num_heads)} does not fit: {heads} heads do not "
-                f"divide the width {width} of stage {stage + 1}; legal there are {legal}."
-            )
-
-
-def _image_divides(config: RunConfig) -> None:
-    if config.backbone.family is Family.timm:
-        return
-    stride, size = total_stride(config.backbone), config.data.image_size
-    if size % stride:
-        lower = max(stride, size // stride * stride)
-        raise ConfigError(
-            f"data.image_size={size} is not a multiple of the total stride {stride} of "
-            f"backbone.name={config.backbone.name}; the nearest legal sizes are {lower} and "
-            f"{lower + stride}."
-        )
-
-
-def _norm_fits_backbone(config: RunConfig) -> None:
-    if config.norm.pool_to is not None and config.norm.name is not NormName.dtn:
-        raise ConfigError(
-            f"norm.pool_to={config.norm.pool_to} has no meaning for norm.name={config.norm.name}; "
-            "leave it null or use norm=dtn."
-        )
-
-
 def _pretraining_fits(config: RunConfig) -> None:
     pre, bone = config.pretrain, config.backbone
     if pre.name is PretrainName.none:
@@ -132,9 +47,9 @@ def _pretraining_fits(config: RunConfig) -> None:
             f"pretrain.epochs=0 leaves nothing to pretrain={pre.name}; give 1 or more, or use "
             "pretrain=none."
         )
-    if bone.family is Family.timm:
+    if bone.family not in MASKABLE:
         raise ConfigError(
-            f"pretrain={pre.name} does not know the layout of backbone=timm; legal are the "
+            f"pretrain={pre.name} does not know the layout of backbone={bone.name}; legal are the "
             "backbones of family vit and swin, or pretrain=none."
         )
     if pre.name is PretrainName.greenmim and bone.family is not Family.swin:
@@ -215,14 +130,21 @@ def _hardware_fits(config: RunConfig) -> None:
         )
 
 
+def _pictures_fit(config: RunConfig) -> None:
+    bone = config.backbone
+    if config.visualize.level is VisualizeLevel.off or bone.family in (*MASKABLE, Family.timm):
+        return
+    raise ConfigError(
+        f"visualize=light does not know the attention of backbone={bone.name}; legal are the "
+        "backbones of family vit and swin, or visualize=none."
+    )
+
+
 RULES: tuple[Callable[[RunConfig], None], ...] = (
-    _stages_match,
-    _heads_divide_width,
-    _image_divides,
-    _norm_fits_backbone,
     _pretraining_fits,
     _masks_fit,
     _data_fits,
     _schedule_fits,
     _hardware_fits,
+    _pictures_fit,
 )

@@ -1,0 +1,1 @@
+"""Speed and memory against named baselines: ``python -m benchmarks --device cpu``."""

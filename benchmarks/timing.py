@@ -1,0 +1,49 @@
+"""Time steps alternately in one process, and compare them round by round.
+
+The order is turned round in every second round, so that none always follows the same other;
+ratios are taken within a round, where conditions were most alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from benchmarks.rows import Spread
+
+Step = Callable[[], None]
+
+
+def interleave(
+    steps: Mapping[str, Step], device: torch.device, rounds: int, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each step in each of ``rounds`` rounds, after ``warmup`` untimed ones."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(warmup + rounds):
+        gc.collect()
+        for name in list(steps) if number % 2 == 0 else reversed(list(steps)):
+            taken = _time(steps[name], device)
+            if number >= warmup:
+                seconds[name].append(taken)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], over: str, under: str) -> Spread:
+    """How many times longer ``over`` takes than ``under``, over the rounds."""
+    return Spread.of([a / b for a, b in zip(seconds[over], seconds[under], strict=True)])
+
+
+def _time(step: Step, device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    step()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,32 @@
+"""All rules over one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+from triptych.config import RunConfig
+from triptych.legality import backbones, norms, training
+from triptych.ranges import RANGES, check_range
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a configuration that cannot run.
+
+    Raises:
+        ConfigError: one sentence with the key, the value and what would be legal.
+    """
+    for key, value in _leaves(config):
+        if key in RANGES:
+            check_range(key, value, RANGES[key])
+    for rule in (*backbones.RULES, *norms.RULES, *training.RULES):
+        rule(config)
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in vars(config).items():
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
