@@ -80,6 +80,18 @@ def test_pictures_and_their_numbers_are_there(done: Any) -> None:
         assert len((cell_folder(config) / picture["numbers"]).read_text().splitlines()) > 1
 
 
+def test_weights_stand_beside_the_record(done: Any) -> None:
+    from safetensors.torch import load_file
+
+    from triptych.assembly import build_model
+
+    config, _ = done
+    folder = cell_folder(config) / "checkpoints"
+    names = {path.stem for path in folder.iterdir()}
+    assert names == {"task", "pretrain", "pretrained_backbone"}
+    build_model(config, 3).load_state_dict(load_file(folder / "task.safetensors"))
+
+
 def test_curves_of_both_stages_stand_beside_the_record(done: Any) -> None:
     config, record = done
     lines = (cell_folder(config) / record["curves"]).read_text().splitlines()

@@ -180,6 +180,7 @@ def _stages(config: RunConfig, record: dict[str, Any], folder: Path, sink: Any) 
         record["metrics"] |= numbers
         record["timings"]["visualize"] = time.monotonic() - started
         _gather_curves(config, folder)
+        _link_weights(config, folder)
         mirror.finish(record, folder)
 
 
@@ -192,6 +193,24 @@ def _add_training(
     record["timings"] |= seconds
     for name, value in (seconds | {"total": sum(seconds.values())}).items():
         record["metrics"][f"time/{name}"] = {"value": value, "unit": "s"}
+
+
+def _link_weights(config: RunConfig, folder: Path) -> None:
+    """Weights of the run's stages beside its record, as hard links: no second copy on disk."""
+    from triptych.config import PretrainName
+    from triptych.stages import pretrain_stage, task_stage
+    from triptych.training import BACKBONE, WEIGHTS
+
+    wanted = {"task": task_stage(config).folder / WEIGHTS}
+    if config.pretrain.name is not PretrainName.none:
+        wanted["pretrain"] = pretrain_stage(config).folder / WEIGHTS
+        wanted["pretrained_backbone"] = pretrain_stage(config).folder / BACKBONE
+    target = folder / "checkpoints"
+    target.mkdir(exist_ok=True)
+    for name, source in wanted.items():
+        link = target / f"{name}.safetensors"
+        link.unlink(missing_ok=True)
+        link.hardlink_to(source)
 
 
 def _gather_curves(config: RunConfig, folder: Path) -> None:
