@@ -134,6 +134,17 @@ def test_signal_saves_at_once_and_goes_on(tmp_path: Path, whole: Any, number: in
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_signal_at_the_last_batch_of_an_epoch(tmp_path: Path, whole: Any) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.share == pytest.approx(0.5):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted):
+        run(tmp_path, sink=stop, every=1000)
+    assert same_weights(run(tmp_path), whole[0])
+    assert read_rows(tmp_path / "metrics.jsonl") == whole[1]
+
+
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path, whole: Any) -> None:
     def kill(progress: Progress) -> None:
         if progress.share > 0.65:

@@ -127,15 +127,22 @@ class Checkpointing(Callback):
             for number, handler in former.items():
                 signal.signal(number, handler)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.signal is None and trainer.global_step % self.every:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, _m: Any, _o: Any, _b: Any, batch_idx: int
+    ) -> None:
+        # After its last batch an epoch is not over: a run resumed there would not end it.
+        if batch_idx + 1 == trainer.num_training_batches:
             return
+        if self.signal is not None or trainer.global_step % self.every == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         if self.signal is not None:
             raise Preempted(self.signal)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class CurveWriter(Callback):
