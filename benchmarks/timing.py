@@ -7,12 +7,12 @@ ratios are taken within a round, where conditions were most alike.
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Mapping
 
 import torch
 
 from benchmarks.rows import Spread
+from triptych.measure.timing import timed
 
 Step = Callable[[], None]
 
@@ -25,7 +25,7 @@ def interleave(
     for number in range(warmup + rounds):
         gc.collect()
         for name in list(steps) if number % 2 == 0 else reversed(list(steps)):
-            taken = _time(steps[name], device)
+            taken = timed(steps[name], device)
             if number >= warmup:
                 seconds[name].append(taken)
     return seconds
@@ -34,16 +34,3 @@ def interleave(
 def ratio(seconds: Mapping[str, list[float]], over: str, under: str) -> Spread:
     """How many times longer ``over`` takes than ``under``, over the rounds."""
     return Spread.of([a / b for a, b in zip(seconds[over], seconds[under], strict=True)])
-
-
-def _time(step: Step, device: torch.device) -> float:
-    _synchronize(device)
-    start = time.perf_counter()
-    step()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

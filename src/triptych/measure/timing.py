@@ -104,13 +104,14 @@ def _rounds(
     with _no_garbage_collection():
         for number in range(warmup + rounds):
             for name in list(steps) if number % 2 == 0 else reversed(list(steps)):
-                taken = _time(steps[name], devices[name])
+                taken = timed(steps[name], devices[name])
                 if number >= warmup:
                     seconds[name].append(taken)
     return {name: tuple(values) for name, values in seconds.items()}
 
 
-def _time(step: Step, device: torch.device) -> float:
+def timed(step: Step, device: torch.device) -> float:
+    """Seconds that one call of ``step`` takes, the device's work included."""
     _synchronize(device)
     start = time.perf_counter()
     step()
