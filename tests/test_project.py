@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "triptych"
 FLOORS = [
-    {"tokens", "seeding", "palette"},
+    {"tokens", "seeding", "palette", "choices"},
     {"norms"},
     {"backbones"},
     {"mim"},

@@ -12,15 +12,8 @@ from torch import nn
 
 from triptych.backbones.build import BackboneSpec, build_backbone
 from triptych.backbones.build import Family as BackboneFamily
-from triptych.config import (
-    BackboneConfig,
-    NormConfig,
-    NormName,
-    PretrainConfig,
-    PretrainName,
-    RunConfig,
-    TaskConfig,
-)
+from triptych.choices import NormName, PretrainName
+from triptych.config import BackboneConfig, NormConfig, PretrainConfig, RunConfig, TaskConfig
 from triptych.data.augmentation import Augmentation
 from triptych.data.images import ImageData, ImageSource, ImageSpec, load_images
 from triptych.legality import mask_unit

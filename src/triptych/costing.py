@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triptych.assembly import build_masked_model, build_model, load_data
+from triptych.choices import PretrainName
 from triptych.composition import to_plain, to_run_config
-from triptych.config import PretrainName, RunConfig
+from triptych.config import RunConfig
 from triptych.legality import check
 from triptych.measure import Candidate, Cost, measure_interleaved, timing_lock
 from triptych.mim import MaskedImageModel, sample_masks

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from triptych.config import LoggerConfig, WandbMode
+from triptych.choices import WandbMode
+from triptych.config import LoggerConfig
 
 _MODE: dict[WandbMode, Literal["offline", "online"]] = {
     WandbMode.offline: "offline",

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, load_model
 from torch import Tensor
 
 from triptych.assembly import build_masked_model, build_model
-from triptych.config import PretrainName, RunConfig, VisualizeLevel
+from triptych.choices import PretrainName, VisualizeLevel
+from triptych.config import RunConfig
 from triptych.data.images import ImageData
 from triptych.data.samples import SampleKey
 from triptych.mim import mask_from_noise, restore_order, sample_noise

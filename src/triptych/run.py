@@ -197,7 +197,7 @@ def _add_training(
 
 def _link_weights(config: RunConfig, folder: Path) -> None:
     """Weights of the run's stages beside its record, as hard links: no second copy on disk."""
-    from triptych.config import PretrainName
+    from triptych.choices import PretrainName
     from triptych.stages import pretrain_stage, task_stage
     from triptych.training import BACKBONE, WEIGHTS
 
@@ -215,7 +215,7 @@ def _link_weights(config: RunConfig, folder: Path) -> None:
 
 def _gather_curves(config: RunConfig, folder: Path) -> None:
     """Put the curves of the run's stages, shared or own, beside its record."""
-    from triptych.config import PretrainName
+    from triptych.choices import PretrainName
     from triptych.stages import pretrain_stage, task_stage
     from triptych.training import CURVES
 

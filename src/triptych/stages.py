@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from triptych.choices import Family, NormName, PretrainName
 from triptych.composition import to_plain
-from triptych.config import BackboneConfig, Family, NormConfig, NormName, PretrainName, RunConfig
+from triptych.config import BackboneConfig, NormConfig, RunConfig
 from triptych.records import digest, folder_lock, now, read_json, write_json
 
 DONE = "done.json"

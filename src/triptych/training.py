@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from triptych.assembly import build_masked_model, build_model, fit_settings, optimizer_settings
-from triptych.config import DecoderOrder, PretrainConfig, PretrainName, RunConfig, TaskConfig
+from triptych.choices import DecoderOrder, PretrainName
+from triptych.config import PretrainConfig, RunConfig, TaskConfig
 from triptych.data.images import ImageData
 from triptych.data.loading import ResumableLoader, make_loader
 from triptych.data.samples import ImageDataset

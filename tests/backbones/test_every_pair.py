@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from triptych.assembly import build_masked_model, build_model, optimizer_settings
-from triptych.config import ConfigError, DtnInit, Initialization, NormName, RunConfig
+from triptych.choices import DtnInit, Initialization, NormName
+from triptych.config import ConfigError, RunConfig
 from triptych.hydra_app import compose_run
 from triptych.legality import check
 from triptych.mim import mask_from_noise

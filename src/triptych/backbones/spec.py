@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Literal
 
 import timm
 
-
-class Family(StrEnum):
-    """How a backbone is constructed."""
-
-    vit = "vit"
-    swin = "swin"
-    released_vit = "released_vit"
-    t2t_vit = "t2t_vit"
-    pvt = "pvt"
-    pvt_v2 = "pvt_v2"
-    twins_svt = "twins_svt"
-    twins_pcpvt = "twins_pcpvt"
-    levit = "levit"
-    timm = "timm"
-
+from triptych.choices import Family
 
 Initialization = Literal["normal", "xavier"]
 ClassToken = Literal["first", "late"]

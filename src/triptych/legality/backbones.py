@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from triptych.config import BackboneConfig, ClassToken, ConfigError, Family, RunConfig
+from triptych.choices import ClassToken, Family
+from triptych.config import BackboneConfig, ConfigError, RunConfig
 from triptych.legality.geometry import (
     KEY_REDUCING,
     ONE_STAGE,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from triptych.config import BackboneConfig, Family
+from triptych.choices import Family
+from triptych.config import BackboneConfig
 
 ONE_STAGE = (Family.vit, Family.released_vit, Family.t2t_vit)
 # Those whose widths are listed; Swin doubles its first one.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from triptych.config import ClassToken, ConfigError, Family, NormName, PretrainName, RunConfig
+from triptych.choices import ClassToken, Family, NormName, PretrainName
+from triptych.config import ConfigError, RunConfig
 from triptych.legality.geometry import stage_grids, stage_mlp_ratios
 from triptych.legality.training import visible_units
 

@@ -5,16 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from triptych.config import (
-    Accelerator,
-    ConfigError,
-    DataName,
-    Family,
-    Precision,
-    PretrainName,
-    RunConfig,
-    VisualizeLevel,
-)
+from triptych.choices import Accelerator, DataName, Family, Precision, PretrainName, VisualizeLevel
+from triptych.config import ConfigError, RunConfig
 from triptych.legality.geometry import total_stride
 
 # Whose visible-token encoder and whose attention pictures are known.
