@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,11 @@ settings.register_profile("triptych", derandomize=True, deadline=None)
 settings.load_profile("triptych")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("WANDB_SILENT", "true")
+# The timing lock lies in the temporary folder: with one of their own the tests neither wait for
+# what else trains on this machine nor keep it waiting.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="triptych-tests-")
+atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
 TOY = [
     "data=synthetic",
@@ -20,6 +28,7 @@ TOY = [
     "data.synthetic_classes=3",
     "data.crop_padding=0",
     "data.channels=1",
+    "data.train_fraction=1",
     "pretrain.epochs=1",
     "pretrain.warmup_epochs=0",
     "pretrain.batch_size=8",
