@@ -7,6 +7,7 @@ from triptych.visualization.gallery import (
     reconstruction_gallery,
     save_pictures,
 )
+from triptych.visualization.grouping import grouping_metrics
 from triptych.visualization.rollout import attention_rollout, image_relevance, rollout_to_input
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "attention_rollout",
     "classifier_gallery",
     "gallery_metrics",
+    "grouping_metrics",
     "image_relevance",
     "reconstruction_gallery",
     "rollout_to_input",
