@@ -13,6 +13,7 @@ from triptych.data.augmentation import Augmentation
 from triptych.data.folders import ImageFolderDataset, scan_train_and_val
 from triptych.data.memory import InMemoryImages, RawImages, channel_statistics
 from triptych.data.samples import ImageData
+from triptych.data.scenes import SceneSettings, scene_images
 from triptych.data.splits import stratified_split, train_fraction
 
 # Published statistics of ImageNet, and their average for grey images.
@@ -30,6 +31,7 @@ class ImageSource(StrEnum):
     fashion_mnist = "fashion_mnist"
     image_folder = "image_folder"
     synthetic = "synthetic"
+    scenes = "scenes"
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class ImageSpec:
     """Which images, how large, how split and how augmented.
 
     ``test_fraction`` counts only where the data set has no test images of its own (mnist_5k,
-    digits, synthetic, an image folder without train/ and val/). ``train_fraction`` then keeps a
-    part of the training images. Both are stratified and fixed: no seed moves them.
+    digits, synthetic, scenes, an image folder without train/ and val/). ``train_fraction`` then
+    keeps a part of the training images. Both are stratified and fixed: no seed moves them.
     """
 
     source: ImageSource
@@ -51,6 +53,8 @@ class ImageSpec:
     augmentation: Augmentation = field(default_factory=Augmentation)
     synthetic_images: int = 256
     synthetic_classes: int = 10
+    scenes: int = 5000
+    scene_items: str = "mnist_5k"
 
 
 def load_images(spec: ImageSpec, *, seed: int) -> ImageData:
@@ -85,7 +89,9 @@ def load_images(spec: ImageSpec, *, seed: int) -> ImageData:
 
 def _from_memory(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]]:
     class_names = sources.DIGITS
-    if spec.source is ImageSource.fashion_mnist:
+    if spec.source is ImageSource.scenes:
+        train, test, class_names = _scenes(spec)
+    elif spec.source is ImageSource.fashion_mnist:
         train, test = sources.fashion_mnist(spec.root, download=spec.download)
         class_names = sources.FASHION
     else:
@@ -107,6 +113,26 @@ def _from_memory(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]
     if spec.train_fraction != 1:
         train = train.take(train_fraction(train.labels, spec.train_fraction))
     return train, test, class_names
+
+
+def scene_items(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]]:
+    """What training and test scenes are composed of: no item is in both."""
+    if spec.scene_items == ImageSource.fashion_mnist:
+        return *sources.fashion_mnist(spec.root, download=spec.download), sources.FASHION
+    digits = sources.mnist_5k()
+    places, test_places = stratified_split(digits.labels, test_fraction=spec.test_fraction)
+    return digits.take(places), digits.take(test_places), sources.DIGITS
+
+
+def _scenes(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]]:
+    train, test, class_names = scene_items(spec)
+    tests = round(spec.scenes * spec.test_fraction)
+    settings = SceneSettings(spec.image_size)
+    return (
+        scene_images(train, "train", spec.scenes - tests, settings),
+        scene_images(test, "test", tests, settings),
+        class_names,
+    )
 
 
 def _from_files(spec: ImageSpec, seed: int) -> ImageData:
