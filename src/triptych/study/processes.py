@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -48,13 +49,18 @@ class Cell:
     process: ForkServerProcess | None = field(default=None, repr=False)
     started: float = 0.0
 
-    @property
+    # Hashes of the configuration: the launcher asks five times a second for each cell.
+    @cached_property
     def name(self) -> str:
         return cell_name(self.config)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return cell_folder(self.config)
+
+    @cached_property
+    def pretraining(self) -> str:
+        return pretrain_stage(self.config).key
 
     def view(self) -> CellView:
         elapsed = time.monotonic() - self.started if self.status is Status.running else self.seconds
@@ -174,16 +180,16 @@ def _run_cell(path: Path) -> None:
 
 def _start_some(cells: list[Cell], jobs: int) -> None:
     running = [cell for cell in cells if cell.status is Status.running]
-    busy = {pretrain_stage(cell.config).key for cell in running}
+    busy = {cell.pretraining for cell in running}
     for cell in cells:
         if len(running) >= jobs:
             return
         # Two cells with one pre-training between them: the second would only wait for the first.
-        if cell.status is not Status.waiting or pretrain_stage(cell.config).key in busy:
+        if cell.status is not Status.waiting or cell.pretraining in busy:
             continue
         _start(cell)
         running.append(cell)
-        busy.add(pretrain_stage(cell.config).key)
+        busy.add(cell.pretraining)
 
 
 def _start(cell: Cell) -> None:
