@@ -72,6 +72,8 @@ def run(device: torch.device) -> list[Row]:
         print(kernel_status())
     rows = [_module_row(case, device) for case in MODULES]
     rows.append(_visible_row(device))
+    if device.type == "cuda":
+        rows.append(_bfloat16_row(device))
     rows += _training_rows(device)
     rows.append(_saved_row(MODULES[0], device))
     return rows
@@ -104,6 +106,18 @@ def _visible_row(device: torch.device) -> Row:
     values: dict[str, Spread | str] = {PUBLISHED: "cannot", OURS: own, GAIN: "cannot"}
     name = f"visible tokens ({batch}, {kept} of {count}, {dim}), {heads} heads"
     return Row(name, values, "≤ 12 × LN", own.median <= 12)
+
+
+def _bfloat16_row(device: torch.device) -> Row:
+    """Low-precision tokens, as mixed-precision training on a GPU has them."""
+    case = ModuleCase(128, (14, 14), 384, 6, most=4, least_gain=0, rounds=41)
+    x = case.tokens(device, 0).bfloat16().requires_grad_()
+    gradient = case.tokens(device, 1).bfloat16()
+    norms = case.norms(device)
+    steps = {name: _module_step(norms[name].bfloat16(), x, gradient) for name in ("LN", "ours")}
+    own = ratio(interleave(steps, device, case.rounds), "ours", "LN")
+    values: dict[str, Spread | str] = {PUBLISHED: "cannot", OURS: own, GAIN: "cannot"}
+    return Row(f"{case}, bfloat16", values, f"≤ {case.most:g} × LN", own.median <= case.most)
 
 
 def _ratios(seconds: dict[str, list[float]]) -> dict[str, Spread]:

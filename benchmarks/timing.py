@@ -1,7 +1,7 @@
 """Time steps alternately in one process, and compare them round by round.
 
 The order is turned round in every second round, so that none always follows the same other;
-ratios are taken within a round, where conditions were most alike.
+ratios are taken within a round, where conditions were most alike. Nothing of ours trains meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.rows import Spread
 from triptych.measure.timing import timed
+from triptych.measure.timing_lock import timing_lock
 
 Step = Callable[[], None]
 
@@ -22,12 +23,13 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of each step in each of ``rounds`` rounds, after ``warmup`` untimed ones."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(warmup + rounds):
-        gc.collect()
-        for name in list(steps) if number % 2 == 0 else reversed(list(steps)):
-            taken = timed(steps[name], device)
-            if number >= warmup:
-                seconds[name].append(taken)
+    with timing_lock(exclusive=True):
+        for number in range(warmup + rounds):
+            gc.collect()
+            for name in list(steps) if number % 2 == 0 else reversed(list(steps)):
+                taken = timed(steps[name], device)
+                if number >= warmup:
+                    seconds[name].append(taken)
     return seconds
 
 

@@ -40,6 +40,7 @@ TOY = [
     "measure.rounds=3",
     "measure.batch_size=4",
     "visualize.images=2",
+    "visualize.probe_images=4",
     "backbone.depths=[1,1]",
     "backbone.embed_dim=16",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from triptych.choices import PretrainName
 from triptych.config import ConfigError
 from triptych.hydra_app import compose_run
+from triptych.legality.pretraining import FAMILIES, listed
 from triptych.paths import CONF
 
 KEYS = "study, seed, output_dir, backbone, norm, pretrain, data, task, trainer, logger, measure"
@@ -25,7 +27,7 @@ BAD = [
     (
         ["norm.frm=paper"],
         "norm.frm is not a key: the group norm has name, form, mean, init, pool_to, "
-        "position_lr_factor; did you mean form?",
+        "position_lr_factor, prefix; did you mean form?",
     ),
     (
         ["nrom=dtn"],
@@ -55,7 +57,79 @@ BAD = [
     (
         ["pretrain=greenmim", "backbone=vit_nano"],
         "pretrain=greenmim cannot be used with backbone=vit_nano: it needs a hierarchical backbone "
-        "(swin_nano, swin_tiny, swin_small, swin_base); for a plain ViT use pretrain=standard.",
+        f"(family {listed(FAMILIES[PretrainName.greenmim], 'or')}); for a plain ViT use "
+        "pretrain=mae or pretrain=standard.",
+    ),
+    (
+        ["pretrain=mae"],
+        "pretrain=mae cannot be used with backbone=swin_nano: its encoder is a plain ViT (family "
+        "vit); for a hierarchical backbone use pretrain=greenmim, uniform or standard.",
+    ),
+    (
+        ["pretrain=mae", "backbone=vit_nano", "pretrain.mask_unit=8"],
+        "pretrain.mask_unit=8 does not fit backbone=vit_nano: with pretrain=mae it must be 4 (the "
+        "total stride), or null.",
+    ),
+    (
+        ["pretrain=uniform", "pretrain.mask_unit=16"],
+        "pretrain.mask_unit=16 does not fit backbone=swin_nano: with pretrain=uniform it must be "
+        "one of [4, 8] (whole patches that divide the total stride), or null.",
+    ),
+    (
+        ["pretrain=uniform", "data.image_size=24"],
+        "data.image_size=24 is not a multiple of 16, twice the total stride, as pretrain=uniform "
+        "needs; the nearest legal sizes are 16 and 32.",
+    ),
+    (
+        ["pretrain=uniform", "pretrain.mask_ratio=0.5"],
+        "pretrain.mask_ratio=0.5 does not fit pretrain=uniform, which keeps one of each 2x2 cells; "
+        "give 0.75, and hide more by pretrain.secondary_ratio.",
+    ),
+    (
+        ["pretrain=uniform", "norm=dtn"],
+        "norm=dtn cannot be used with pretrain=uniform: its position weights are for the whole "
+        "token grid, and uniform sampling trains on one of half the side; use pretrain=greenmim or "
+        "standard, or another norm.",
+    ),
+    (
+        ["pretrain=uniform", "norm=in", "data.image_size=16"],
+        "norm=in cannot be used with pretrain=uniform at data.image_size=16, which leaves a single "
+        "token in the last stage, without a variance over tokens; use a larger image or another "
+        "norm.",
+    ),
+    (
+        ["pretrain=greenmim", "pretrain.secondary_ratio=0.25"],
+        "pretrain.secondary_ratio=0.25 has no meaning for pretrain=greenmim; leave it 0 or use "
+        "pretrain=uniform.",
+    ),
+    (
+        ["pretrain=standard", "pretrain.decoder_order=published"],
+        "pretrain.decoder_order=published has no meaning for pretrain=standard; leave it row_major "
+        "or use pretrain=greenmim.",
+    ),
+    (
+        ["pretrain=checkpoint"],
+        "pretrain.checkpoint has no value; pretrain=checkpoint needs the file of the weights, for "
+        "example pretrain.checkpoint=/data/greenmim_swin_base.pth.",
+    ),
+    (
+        ["pretrain=greenmim", "pretrain.checkpoint=a.pth"],
+        "pretrain.checkpoint=a.pth has no meaning for pretrain=greenmim; leave it null or use "
+        "pretrain=checkpoint.",
+    ),
+    (
+        ["pretrain=greenmim", "pretrain.merging=row_first"],
+        "pretrain.merging=row_first belongs to pretrain=checkpoint with a backbone of family swin; "
+        "leave it column_first.",
+    ),
+    (
+        ["pretrain=greenmim", "pretrain.random_resized_crop=[0.5,0.2]"],
+        "pretrain.random_resized_crop=[0.5, 0.2] must be [smallest, largest] share of the image "
+        "area, for example [0.2,1.0].",
+    ),
+    (
+        ["task.label_fraction=0"],
+        "task.label_fraction=0 is out of range: it must be in (0, 1].",
     ),
     (
         ["data.image_size=30"],

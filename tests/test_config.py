@@ -17,10 +17,24 @@ from triptych.paths import CONF, EXPERIMENTS
 from triptych.stages import cell_key, cell_name, pretrain_stage, task_stage
 
 # What a group option needs beside its name to make a whole run.
+LISTOPS = ("listops", "listops_short")
 BESIDE = {
     "backbone/timm": ["backbone.timm_name=deit_tiny_patch16_224", "data.image_size=224"],
     "data/image_folder": ["data.root=/nowhere"],
     "trainer/gpu": ["trainer.accelerator=gpu"],
+    "pretrain/mae": ["backbone=vit_nano"],
+    "pretrain/mae_vit_base": ["backbone=vit_nano"],
+    "pretrain/checkpoint": ["pretrain.checkpoint=weights.pth"],
+    **{f"data/{name}": ["backbone=bigbird_nano", "task=listops"] for name in LISTOPS},
+    **{
+        f"task/{name}": ["backbone=bigbird_nano", "data=listops_short"]
+        for name in ("listops", "listops_published")
+    },
+    **{
+        f"backbone/{family}_{size}": ["data=listops", "task=listops"]
+        for family in ("transformer", "bigbird", "reformer")
+        for size in ("nano", "listops")
+    },
 }
 SHIPPED = sorted(
     f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name
@@ -32,8 +46,8 @@ def test_every_shipped_option_composes(option: str) -> None:
     group, name = option.split("/")
     beside = list(BESIDE.get(option, []))
     if group == "backbone":
-        beside += ["visualize=none"]
-        beside += [] if name.endswith("nano") else ["data.image_size=224"]
+        images = not name.endswith(("nano", "_listops"))
+        beside += ["data.image_size=224"] if images else []
     compose_run([f"{group}={name}", *beside])
 
 

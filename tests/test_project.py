@@ -26,7 +26,7 @@ FLOORS = [
     {"legality", "stages", "explain"},
     {"tasks"},
     {"assembly", "mirror"},
-    {"training", "costing", "pictures"},
+    {"training", "costing", "pictures", "export"},
     {"study"},
     {"hydra_app", "run"},
     {"__main__"},

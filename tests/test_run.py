@@ -74,6 +74,8 @@ def test_pictures_and_their_numbers_are_there(done: Any) -> None:
         "attention_distance",
         "token_magnitude",
         "token_variation",
+        "dtn_mixing",
+        "dtn_kernels",
     }
     for picture in record["pictures"]:
         assert (cell_folder(config) / picture["file"]).read_bytes()[:4] == b"\x89PNG"
@@ -100,6 +102,8 @@ def test_curves_of_both_stages_stand_beside_the_record(done: Any) -> None:
         ("pretrain", "train/loss"),
         ("task", "train/loss"),
         ("task", "test/accuracy"),
+        ("pretrain", "dtn/layers.0.blocks.0.norm1/lambda_mean/head0"),
+        ("task", "dtn/layers.0.blocks.0.norm1/width/head1"),
     }
     last = [row["value"] for row in rows if row["name"] == "test/accuracy"][-1]
     assert last == pytest.approx(record["metrics"]["test/accuracy"]["value"])
@@ -118,6 +122,7 @@ def test_wandb_has_one_offline_run_with_scalars_pictures_and_summary(done: Any) 
     )
     for text in ("test/accuracy", "task/train/loss", "pretrain/train/loss", "pictures/rollout"):
         assert text in asked.stdout
+    assert "dtn/pretrain/layers.0.blocks.0.norm1/lambda_mean/head0" in asked.stdout
     assert record["study"] in asked.stdout
 
 
@@ -170,9 +175,12 @@ def test_every_study_runs_at_toy_size(study: str, toy: list[str]) -> None:
     grid = params["hydra"]["sweeper"]["params"]
     last = [f"{key}={str(values).split(',')[-1]}" for key, values in grid.items()]
     beside = [*toy, "logger=none"]
-    backbone = compose_run([f"+{study}=study", *last]).backbone.name
-    if backbone != "swin_nano":  # the toy widths and depths are those of a Swin
+    config = compose_run([f"+{study}=study", *last])
+    if config.backbone.name != "swin_nano":  # the toy widths and depths are those of a Swin
         beside = [item for item in beside if not item.startswith("backbone.")]
+    if config.data.name.holds_sequences:  # and the toy data are images
+        beside = [item for item in beside if not item.startswith("data")]
+        beside += ["data.train_sequences=16", "data.test_sequences=8"]
     record, _ = run(compose_run([f"+{study}=study", *last, *beside]))
     assert record["status"] == "done"
 

@@ -5,6 +5,7 @@
 ``python -m triptych report FOLDER``      tables and report of outputs/NAME from its records
 ``python -m triptych publish FOLDER``     its outcome into experiments/NAME/results and the README
 ``python -m triptych cell CONFIG``        one cell, from its resolved configuration
+``python -m triptych export RUN FILE``    a run's network as a timm state dict (see _export)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def main() -> None:
         "cost": _cost,
         "dashboard": _dashboard,
         "publish": _publish,
+        "export": _export,
     }
     arguments = sys.argv[1:]
     try:
@@ -50,7 +52,7 @@ def _is_users(error: Exception) -> bool:
     from triptych.records import RecordError
 
     names = {kind.__name__ for kind in type(error).__mro__}
-    known = {"DataError", "CheckpointError", "NonFiniteError", "DashboardError"}
+    known = {"DataError", "CheckpointError", "NonFiniteError", "DashboardError", "WeightsError"}
     return isinstance(error, ConfigError | RecordError) or bool(names & known)
 
 
@@ -100,6 +102,19 @@ def _publish(arguments: list[str]) -> None:
     from triptych.study.publish import publish
 
     print(publish(_folder(arguments, "publish"), EXPERIMENTS, ROOT / "README.md"))
+
+
+def _export(arguments: list[str]) -> None:
+    """``RUN FILE`` the task's network, ``RUN FILE pretrained`` what it started from."""
+    from triptych.export import WHICH, export
+
+    if len(arguments) not in (2, 3) or (len(arguments) == 3 and arguments[2] not in WHICH):
+        raise ConfigError(
+            "export needs the folder of a run and a file, and may name which network (task or "
+            "pretrained), for example: python -m triptych export outputs/compare/runs/<cell> "
+            "backbone.safetensors pretrained"
+        )
+    print(export(Path(arguments[0]), Path(arguments[1]), *arguments[2:]))
 
 
 def _cell(arguments: list[str]) -> None:

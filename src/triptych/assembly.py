@@ -12,12 +12,15 @@ from torch import nn
 
 from triptych.backbones.build import BackboneSpec, build_backbone
 from triptych.backbones.build import Family as BackboneFamily
-from triptych.choices import NormName, PretrainName
+from triptych.backbones.sequence import build_sequence_classifier
+from triptych.choices import NormName, PretrainName, Schedule
 from triptych.config import BackboneConfig, NormConfig, PretrainConfig, RunConfig, TaskConfig
 from triptych.data.augmentation import Augmentation
 from triptych.data.images import ImageData, ImageSource, ImageSpec, load_images
+from triptych.data.listops import VOCABULARY, ListOpsSpec
+from triptych.data.sequences import SequenceData, load_listops
 from triptych.legality import mask_unit
-from triptych.mim import DecoderSettings, GreenMIM, MaskedImageModel, SimMIM
+from triptych.mim import MAE, DecoderSettings, GreenMIM, MaskedImageModel, SimMIM, UniformMIM
 from triptych.norms import replace_norms
 from triptych.norms.sites import native_norm
 from triptych.seeding import derive_seed
@@ -25,8 +28,22 @@ from triptych.tasks.fit import FitSettings
 from triptych.tasks.optimization import OptimizerSettings
 
 
-def load_data(config: RunConfig) -> ImageData:
-    """The images of the run; the seed moves the augmentation, never the split."""
+def load_data(config: RunConfig) -> ImageData | SequenceData:
+    """The images or sequences of the run; the seed moves the augmentation, never the split."""
+    data = config.data
+    if data.name.holds_sequences:
+        return load_listops(
+            ListOpsSpec(data.min_length, data.max_length, data.max_depth, data.max_args),
+            name=str(data.name),
+            train=data.train_sequences,
+            test=data.test_sequences,
+            root=Path(data.root) if data.root else None,
+        )
+    return load_images(image_spec(config), seed=derive_seed(config.seed, "augmentation"))
+
+
+def image_spec(config: RunConfig) -> ImageSpec:
+    """What the configuration says of the images."""
     data = config.data
     augmentation = Augmentation(
         crop_padding=data.crop_padding,
@@ -36,7 +53,7 @@ def load_data(config: RunConfig) -> ImageData:
         rand_augment=data.rand_augment,
         color_jitter=data.color_jitter,
     )
-    spec = ImageSpec(
+    return ImageSpec(
         source=ImageSource(str(data.name)),
         image_size=data.image_size,
         channels=data.channels,
@@ -47,8 +64,9 @@ def load_data(config: RunConfig) -> ImageData:
         augmentation=augmentation,
         synthetic_images=data.synthetic_images,
         synthetic_classes=data.synthetic_classes,
+        scenes=data.scenes,
+        scene_items=str(data.scene_items),
     )
-    return load_images(spec, seed=derive_seed(config.seed, "augmentation"))
 
 
 def _pair(values: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -60,13 +78,22 @@ def build_model(config: RunConfig, num_classes: int, *, drop_path: float = 0.0) 
     side = config.data.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        model = build_backbone(
-            backbone_spec(config.backbone),
-            image_size=(side, side),
-            channels=config.data.channels,
-            num_classes=num_classes,
-            drop_path=drop_path,
-        )
+        spec = backbone_spec(config.backbone)
+        if config.backbone.family.reads_sequences:
+            model: nn.Module = build_sequence_classifier(
+                spec,
+                length=config.data.max_length,
+                vocabulary=len(VOCABULARY),
+                num_classes=num_classes,
+            )
+        else:
+            model = build_backbone(
+                spec,
+                image_size=(side, side),
+                channels=config.data.channels,
+                num_classes=num_classes,
+                drop_path=drop_path,
+            )
         put_norm(model, config.norm, (side, side))
     return model
 
@@ -85,7 +112,7 @@ def put_norm(model: nn.Module, norm: NormConfig, image_size: tuple[int, int]) ->
     options: dict[str, Any] = {}
     if norm.name is NormName.dtn:
         options = {"form": str(norm.form), "mean": str(norm.mean), "init": str(norm.init)}
-        options["pool_to"] = norm.pool_to
+        options |= {"pool_to": norm.pool_to, "prefix": str(norm.prefix)}
     replace_norms(model, str(norm.name), image_size=image_size, **options)
 
 
@@ -94,15 +121,35 @@ def build_masked_model(config: RunConfig, backbone: nn.Module) -> MaskedImageMod
     pre = config.pretrain
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "decoder"))
+        side, norm_pixels = (config.data.image_size,) * 2, pre.normalize_target
         if pre.name is PretrainName.standard:
-            return SimMIM(backbone, unit=mask_unit(config), norm_pixels=pre.normalize_target)
+            return SimMIM(
+                backbone, unit=mask_unit(config), norm_pixels=norm_pixels, image_size=side
+            )
         decoder = DecoderSettings(
             dim=pre.decoder_dim,
             depth=pre.decoder_depth,
             num_heads=pre.decoder_heads,
             order=str(pre.decoder_order),
         )
-        return GreenMIM(backbone, decoder, norm_pixels=pre.normalize_target)
+        if pre.name is PretrainName.mae:
+            return MAE(backbone, decoder, norm_pixels=norm_pixels)
+        if pre.name is PretrainName.uniform:
+            return UniformMIM(
+                backbone,
+                decoder,
+                cell=mask_unit(config),
+                secondary_ratio=pre.secondary_ratio,
+                norm_pixels=norm_pixels,
+                image_size=side,
+            )
+        return GreenMIM(
+            backbone,
+            decoder,
+            norm_pixels=norm_pixels,
+            image_size=side,
+            grouping=str(pre.grouping),
+        )
 
 
 def optimizer_settings(
@@ -118,6 +165,7 @@ def optimizer_settings(
         batch_size=stage.batch_size,
         layer_decay=stage.layer_decay if isinstance(stage, TaskConfig) else 1.0,
         position_lr_factor=1.0 if norm is None else norm.position_lr_factor,
+        inverse_sqrt=isinstance(stage, TaskConfig) and stage.schedule is Schedule.inverse_sqrt,
     )
 
 

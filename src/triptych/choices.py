@@ -18,6 +18,21 @@ class Family(StrEnum):
     twins_pcpvt = "twins_pcpvt"
     levit = "levit"
     timm = "timm"
+    transformer = "transformer"
+    bigbird = "bigbird"
+    reformer = "reformer"
+
+    @property
+    def reads_sequences(self) -> bool:
+        """Whether it takes token sequences, not images."""
+        return self in (Family.transformer, Family.bigbird, Family.reformer)
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after warm-up."""
+
+    cosine = "cosine"
+    inverse_sqrt = "inverse_sqrt"
 
 
 class Initialization(StrEnum):
@@ -54,10 +69,42 @@ class DtnInit(StrEnum):
     released = "released"
 
 
+class DtnPrefix(StrEnum):
+    """What DTN does with prefix tokens (cls), see :mod:`triptych.norms.prefix`."""
+
+    own = "own"
+    source = "source"
+    member = "member"
+
+
 class PretrainName(StrEnum):
+    """How a backbone is pre-trained; with ``none`` and ``checkpoint`` nothing is trained here."""
+
     none = "none"
     standard = "standard"
+    mae = "mae"
+    uniform = "uniform"
     greenmim = "greenmim"
+    checkpoint = "checkpoint"
+
+    @property
+    def trains(self) -> bool:
+        return self not in (PretrainName.none, PretrainName.checkpoint)
+
+
+class MergeOrder(StrEnum):
+    """In which order patch merging puts the four children of a token side by side."""
+
+    column_first = "column_first"
+    row_first = "row_first"
+
+
+class Grouping(StrEnum):
+    """How windows of visible tokens share rows of attention, see :mod:`triptych.mim.row_plan`."""
+
+    cheapest = "cheapest"
+    bucketed = "bucketed"
+    published = "published"
 
 
 class DecoderOrder(StrEnum):
@@ -71,10 +118,26 @@ class DataName(StrEnum):
     fashion_mnist = "fashion_mnist"
     image_folder = "image_folder"
     synthetic = "synthetic"
+    scenes = "scenes"
+    listops = "listops"
+    listops_short = "listops_short"
+
+    @property
+    def holds_sequences(self) -> bool:
+        """Whether it holds token sequences, not images."""
+        return self in (DataName.listops, DataName.listops_short)
+
+
+class SceneItems(StrEnum):
+    """What scenes are composed of."""
+
+    mnist_5k = "mnist_5k"
+    fashion_mnist = "fashion_mnist"
 
 
 class TaskName(StrEnum):
     classification = "classification"
+    listops = "listops"
 
 
 class WandbMode(StrEnum):
@@ -84,8 +147,11 @@ class WandbMode(StrEnum):
 
 
 class VisualizeLevel(StrEnum):
+    """How much is drawn; ``full`` asks the findings of a probe set beside."""
+
     off = "off"
     light = "light"
+    full = "full"
 
 
 class Accelerator(StrEnum):

@@ -19,11 +19,16 @@ from triptych.choices import (
     DtnForm,
     DtnInit,
     DtnMean,
+    DtnPrefix,
     Family,
+    Grouping,
     Initialization,
+    MergeOrder,
     NormName,
     Precision,
     PretrainName,
+    SceneItems,
+    Schedule,
     TaskName,
     TokenAttention,
     VisualizeLevel,
@@ -64,6 +69,9 @@ class BackboneConfig:
     token_dim: int = 64
     token_attention: TokenAttention = TokenAttention.performer
     class_token: ClassToken = ClassToken.first
+    block_size: int = 64
+    random_blocks: int = 3
+    hashes: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,11 +87,18 @@ class NormConfig:
     init: DtnInit = DtnInit.locality
     pool_to: int | None = None
     position_lr_factor: float = 1.0
+    prefix: DtnPrefix = DtnPrefix.own
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Masked image modelling; learning rates are for 256 images and scale with the batch."""
+    """Masked image modelling; learning rates are for 256 images and scale with the batch.
+
+    ``secondary_ratio``: share of the visible tokens that ``uniform`` replaces by a mask token.
+    ``random_resized_crop``: where given, pre-training sees such crops and ``data.flip`` alone,
+    instead of the whole augmentation of ``data``. ``checkpoint`` (a file) and ``merging`` belong
+    to ``pretrain=checkpoint``; a file is known by its path, so give a new one a new name.
+    """
 
     name: PretrainName = MISSING
     epochs: int = 0
@@ -103,11 +118,21 @@ class PretrainConfig:
     warmup_epochs: float = 0.0
     clip_grad: float | None = None
     drop_path: float = 0.0
+    secondary_ratio: float = 0.0
+    random_resized_crop: tuple[float, float] | None = None
+    checkpoint: str | None = None
+    merging: MergeOrder = MergeOrder.column_first
+    grouping: Grouping = Grouping.cheapest
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images, their split and their augmentation."""
+    """Images, their split and their augmentation; or token sequences.
+
+    ``min_length`` to ``test_sequences`` belong to ListOps, see
+    :class:`triptych.data.listops.ListOpsSpec`; all but ``workers`` and ``root`` of the others
+    belong to images.
+    """
 
     name: DataName = MISSING
     image_size: int = 32
@@ -125,11 +150,23 @@ class DataConfig:
     erasing: float = 0.0
     synthetic_images: int = 256
     synthetic_classes: int = 10
+    scenes: int = 5000
+    scene_items: SceneItems = SceneItems.mnist_5k
+    min_length: int = 500
+    max_length: int = 2000
+    max_depth: int = 10
+    max_args: int = 10
+    train_sequences: int = 96000
+    test_sequences: int = 2000
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Supervised training; learning rates are for 256 images and scale with the batch."""
+    """Supervised training; learning rates are for 256 images and scale with the batch.
+
+    ``label_fraction``: the stratified share of the training images that the task sees;
+    pre-training sees all.
+    """
 
     name: TaskName = MISSING
     epochs: int = 10
@@ -147,6 +184,8 @@ class TaskConfig:
     drop_path: float = 0.0
     ema_decay: float = 0.0
     evaluate_every: int = 1
+    label_fraction: float = 1.0
+    schedule: Schedule = Schedule.cosine
 
 
 @dataclass(frozen=True)
@@ -182,10 +221,14 @@ class MeasureConfig:
 
 @dataclass(frozen=True)
 class VisualizeConfig:
-    """Pictures made at the end of a run, of the first ``images`` test images."""
+    """Pictures made at the end of a run, of the first ``images`` test images.
+
+    ``probe_images``: size of the probe set that ``level=full`` asks the findings of.
+    """
 
     level: VisualizeLevel = VisualizeLevel.light
     images: int = 6
+    probe_images: int = 48
 
 
 @dataclass(frozen=True)

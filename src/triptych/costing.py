@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triptych.assembly import build_masked_model, build_model, load_data
-from triptych.choices import PretrainName
+from triptych.choices import Grouping
 from triptych.composition import to_plain, to_run_config
 from triptych.config import RunConfig
+from triptych.data.listops import PAD, VOCABULARY
 from triptych.legality import check
 from triptych.measure import Candidate, Cost, measure_interleaved, timing_lock
-from triptych.mim import MaskedImageModel, sample_masks
+from triptych.mim import MaskedImageModel, sample_noise
 from triptych.records import machine, now, read_json, write_json
 from triptych.stages import (
     DONE,
@@ -54,7 +55,12 @@ class CostItem:
     def stage(self) -> Stage:
         config = self.config
         pretrain = to_plain(config.pretrain)
-        shape = ("name", "mask_ratio", "mask_unit", "mask_per_sample", "normalize_target")
+        shape: tuple[str, ...] = ("name", "mask_ratio", "mask_unit")
+        shape += ("mask_per_sample", "normalize_target")
+        if config.pretrain.secondary_ratio:
+            shape += ("secondary_ratio",)
+        if config.pretrain.grouping is not Grouping.cheapest:
+            shape += ("grouping",)
         decoder = ("decoder_dim", "decoder_depth", "decoder_heads", "decoder_order")
         parts = {
             "role": self.role,
@@ -67,6 +73,8 @@ class CostItem:
             "device": str(pick_device(str(config.trainer.accelerator))),
             "machine": [platform.machine(), machine()["cpu"], machine()["gpu"]],
         }
+        if config.data.name.holds_sequences:
+            parts["length"] = config.data.max_length
         if self.role == "pretrain":
             parts["pretrain"] = {key: pretrain[key] for key in shape + decoder}
         root = Path(config.output_dir) / "stages"
@@ -75,7 +83,7 @@ class CostItem:
 
 def items(config: RunConfig, num_classes: int) -> list[CostItem]:
     """What of a run has a cost: its task, and its pre-training if it has one."""
-    roles = ["task"] if config.pretrain.name is PretrainName.none else ["task", "pretrain"]
+    roles = ["task", "pretrain"] if config.pretrain.name.trains else ["task"]
     return [CostItem(role, config, num_classes) for role in roles]
 
 
@@ -94,7 +102,10 @@ def cost_metrics(config: RunConfig, num_classes: int) -> dict[str, dict[str, Any
                 if item.role == "task":
                     metrics["cost/parameters"] = {"value": value, "unit": "count"}
             elif value is not None:
-                metrics[f"cost/{item.role}/{name}"] = {"value": value, "unit": UNITS[name]}
+                unit = UNITS[name]
+                if config.data.name.holds_sequences:
+                    unit = unit.replace("image", "sequence")
+                metrics[f"cost/{item.role}/{name}"] = {"value": value, "unit": unit}
     return metrics
 
 
@@ -139,20 +150,19 @@ def _plain(cost: Cost) -> dict[str, float | None]:
 
 
 def candidate(item: CostItem) -> Candidate:
-    """The model of ``item`` on its device, with a batch of random images."""
+    """The model of ``item`` on its device, with a batch of random images or sequences."""
     config = item.config
     device = pick_device(str(config.trainer.accelerator))
-    size, batch = config.data.image_size, config.measure.batch_size
-    shape = (batch, config.data.channels, size, size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    batch = config.measure.batch_size
+    images = _random_inputs(config).to(device)
     model = build_model(config, item.num_classes)
     if item.role == "task":
         labels = (torch.arange(batch) % item.num_classes).to(device)
         return Candidate(model.to(device), lambda: (images, labels), batch, _classify, _predict)
     masked = build_masked_model(config, model).to(device)
     rows, columns = masked.unit_grid
-    noise = partial(sample_masks, rows * columns, config.pretrain.mask_ratio, seed=0)
-    masks = [noise(epoch=epoch, indices=range(batch)) for epoch in range(8)]
+    noise = partial(sample_noise, rows * columns, seed=0, indices=range(batch))
+    masks = [masked.hide(noise(epoch=epoch), config.pretrain.mask_ratio) for epoch in range(8)]
     order = torch.arange(rows * columns).expand(batch, -1).to(device)
     turn = iter(range(10**9))
 
@@ -160,6 +170,18 @@ def candidate(item: CostItem) -> Candidate:
         return images, masks, turn, order
 
     return Candidate(masked, batch_of_pretraining, batch, _mim_loss, _encode)
+
+
+def _random_inputs(config: RunConfig) -> Tensor:
+    """Images, or token sequences of which none is padding and all have the greatest length."""
+    data, batch = config.data, config.measure.batch_size
+    generator = torch.Generator().manual_seed(0)
+    if data.name.holds_sequences:
+        shape = (batch, data.max_length)
+        return torch.randint(PAD + 1, len(VOCABULARY), shape, generator=generator)
+    return torch.randn(
+        (batch, data.channels, data.image_size, data.image_size), generator=generator
+    )
 
 
 def _classify(model: nn.Module, batch: Any) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from triptych.choices import WandbMode
 from triptych.config import LoggerConfig
+from triptych.tasks.metric_log import DTN_SECTION
 
 _MODE: dict[WandbMode, Literal["offline", "online"]] = {
     WandbMode.offline: "offline",
@@ -52,7 +53,8 @@ class WandbMirror:
         )
         for stage in ("pretrain", "task"):
             self.run.define_metric(f"{stage}/step", hidden=True)
-            self.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            for prefix in (stage, f"{DTN_SECTION}/{stage}"):
+                self.run.define_metric(f"{prefix}/*", step_metric=f"{stage}/step")
 
     def __enter__(self) -> WandbMirror:
         return self
@@ -74,7 +76,7 @@ class WandbMirror:
         for row in rows:
             stage = row["stage"]
             values = steps.setdefault((stage, row["step"]), {f"{stage}/epoch": row["epoch"]})
-            values[f"{stage}/{row['name']}"] = row["value"]
+            values[curve_key(stage, row["name"])] = row["value"]
         for (stage, step), values in steps.items():
             self.run.log({f"{stage}/step": step} | values)
 
@@ -93,6 +95,16 @@ class WandbMirror:
             panels[f"{name}_numbers"] = _table(folder / picture["numbers"])
         if panels:
             self.run.log(panels)
+
+
+def curve_key(stage: str, name: str) -> str:
+    """The key of a curve: ``pretrain/train/loss``.
+
+    The many curves from inside DTN have a section of their own, ``dtn/pretrain/...``: a dashboard
+    makes one of all keys with the same first word.
+    """
+    section, _, rest = name.partition("/")
+    return f"{section}/{stage}/{rest}" if section == DTN_SECTION else f"{stage}/{name}"
 
 
 def _table(path: Path) -> Any:

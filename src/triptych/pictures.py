@@ -7,16 +7,20 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, load_model
-from torch import Tensor
+from torch import Tensor, nn
 
-from triptych.assembly import build_masked_model, build_model
-from triptych.choices import PretrainName, VisualizeLevel
+from triptych.assembly import build_masked_model, build_model, image_spec
+from triptych.choices import VisualizeLevel
 from triptych.config import RunConfig
 from triptych.data.images import ImageData
+from triptych.data.probe import probe_set
 from triptych.data.samples import SampleKey
-from triptych.mim import mask_from_noise, restore_order, sample_noise
+from triptych.data.sequences import SequenceData
+from triptych.mim import restore_order, sample_noise
 from triptych.stages import pretrain_stage, task_stage
-from triptych.training import WEIGHTS
+from triptych.tasks.dtn_callback import dtn_table
+from triptych.tasks.metric_log import read_rows
+from triptych.training import CURVES, WEIGHTS
 from triptych.visualization import (
     Picture,
     gallery_metrics,
@@ -25,30 +29,57 @@ from triptych.visualization import (
 )
 from triptych.visualization.capture import capture
 from triptych.visualization.display import unnormalise
-from triptych.visualization.gallery import captured_gallery
+from triptych.visualization.dtn_gallery import dtn_gallery
+from triptych.visualization.findings_gallery import FindingsGallery
+from triptych.visualization.full_gallery import full_gallery
+from triptych.visualization.gallery import model_gallery
 
 FOLDER = "pictures"
 PICTURE_SEED = 0
 
 
 def make_pictures(
-    config: RunConfig, data: ImageData, folder: Path
+    config: RunConfig, data: ImageData | SequenceData, folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write the pictures of a run and return their entries and numbers for the record.
 
-    The same test images and the same masks in every run, so that cells can be compared.
+    The same test images and the same masks in every run, so that cells can be compared. Of an
+    encoder of sequences the pictures are those of what DTN learned.
     """
     if config.visualize.level is VisualizeLevel.off:
         return [], {}
+    if isinstance(data, SequenceData):
+        trained = build_model(config, data.num_classes)
+        trained.load_state_dict(load_file(task_stage(config).folder / WEIGHTS))
+        learned = dtn_gallery(trained, dtn_table(_curves(config)))
+        return save_pictures(learned, folder / FOLDER), {}
     images = data.test.__getitems__([SampleKey(0, i) for i in _spread(config, data)]).images
     model = build_model(config, data.num_classes)
     model.load_state_dict(load_file(task_stage(config).folder / WEIGHTS))
     captured = capture(model, images)
-    pictures = captured_gallery(captured, unnormalise(images, data.mean, data.std))
-    if config.pretrain.name is not PretrainName.none:
+    pictures = model_gallery(model, captured, images, unnormalise(images, data.mean, data.std))
+    if config.pretrain.name.trains:
         pictures.insert(0, _reconstruction(config, data, images))
-    entries = save_pictures(pictures, folder / FOLDER)
-    return entries, gallery_metrics(captured)
+    pictures += dtn_gallery(model, dtn_table(_curves(config)))
+    numbers = gallery_metrics(captured)
+    if config.visualize.level is VisualizeLevel.full:
+        found = _full(config, data, model)
+        pictures += found.pictures
+        numbers |= found.metrics
+    return save_pictures(pictures, folder / FOLDER), numbers
+
+
+def _full(config: RunConfig, data: ImageData, model: nn.Module) -> FindingsGallery:
+    """What the probe set of the data says of ``model``, beside its own first weights."""
+    probe = probe_set(image_spec(config), data, config.visualize.probe_images)
+    return full_gallery(model, probe, build_model(config, data.num_classes))
+
+
+def _curves(config: RunConfig) -> list[dict[str, Any]]:
+    """The curves of the stages that this run trained or found trained, in their order."""
+    stages = [pretrain_stage(config)] if config.pretrain.name.trains else []
+    stages.append(task_stage(config))
+    return [row for stage in stages for row in read_rows(stage.folder / CURVES)]
 
 
 def _spread(config: RunConfig, data: ImageData) -> list[int]:
@@ -69,7 +100,7 @@ def _reconstruction(config: RunConfig, data: ImageData, images: Tensor) -> Pictu
     masked.eval()
     rows, columns = masked.unit_grid
     noise = sample_noise(rows * columns, seed=PICTURE_SEED, epoch=0, indices=range(len(images)))
-    mask = mask_from_noise(noise, config.pretrain.mask_ratio)
+    mask = masked.hide(noise, config.pretrain.mask_ratio)
     predicted = masked.reconstruct(images, mask, masked.plan(mask), restore_order(noise))
     return reconstruction_gallery(
         images, mask.reshape(-1, rows, columns), predicted, mean=data.mean, std=data.std

@@ -29,7 +29,12 @@ from triptych.records import (
 )
 from triptych.stages import cell_folder, cell_key, cell_name, labels, study_folder
 
-UNITS = {"test/accuracy": "fraction", "test/accuracy_top5": "fraction", "test/loss": "nats"}
+UNITS = {
+    "test/accuracy": "fraction",
+    "test/accuracy_top5": "fraction",
+    "test/accuracy_commonest": "fraction",
+    "test/loss": "nats",
+}
 TRACEBACK = "traceback.txt"
 
 
@@ -197,12 +202,11 @@ def _add_training(
 
 def _link_weights(config: RunConfig, folder: Path) -> None:
     """Weights of the run's stages beside its record, as hard links: no second copy on disk."""
-    from triptych.choices import PretrainName
     from triptych.stages import pretrain_stage, task_stage
     from triptych.training import BACKBONE, WEIGHTS
 
     wanted = {"task": task_stage(config).folder / WEIGHTS}
-    if config.pretrain.name is not PretrainName.none:
+    if config.pretrain.name.trains:
         wanted["pretrain"] = pretrain_stage(config).folder / WEIGHTS
         wanted["pretrained_backbone"] = pretrain_stage(config).folder / BACKBONE
     target = folder / "checkpoints"
@@ -215,12 +219,11 @@ def _link_weights(config: RunConfig, folder: Path) -> None:
 
 def _gather_curves(config: RunConfig, folder: Path) -> None:
     """Put the curves of the run's stages, shared or own, beside its record."""
-    from triptych.choices import PretrainName
     from triptych.stages import pretrain_stage, task_stage
     from triptych.training import CURVES
 
     stages = [task_stage(config)]
-    if config.pretrain.name is not PretrainName.none:
+    if config.pretrain.name.trains:
         stages.insert(0, pretrain_stage(config))
     text = "".join((stage.folder / CURVES).read_text() for stage in stages)
     write_atomically(folder / CURVES, text)

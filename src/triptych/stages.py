@@ -24,6 +24,17 @@ DONE = "done.json"
 STAGE_VERSION = {"pretrain": 1, "task": 1, "cost": 1}
 
 
+# Keys that came after runs had been recorded; at their default value they are not part of a key.
+LATER = (
+    *("secondary_ratio", "random_resized_crop", "checkpoint", "merging", "label_fraction"),
+    *("grouping", "probe_images"),
+    *("scenes", "scene_items", "prefix", "schedule", "block_size", "random_blocks", "hashes"),
+    *("min_length", "max_length", "max_depth", "max_args", "train_sequences", "test_sequences"),
+)
+# All that counts of the pre-training that a file holds.
+UNTRAINED = ("name", "checkpoint", "merging")
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of one run: its kind, what its product depends on, and its folder."""
@@ -65,17 +76,17 @@ def stage_key(kind: str, parts: dict[str, Any]) -> str:
 
 def backbone_parts(backbone: BackboneConfig) -> dict[str, Any]:
     """What of the backbone's configuration changes the network: its name does not."""
-    return {key: value for key, value in to_plain(backbone).items() if key != "name"}
+    return {key: value for key, value in training_parts(backbone).items() if key != "name"}
 
 
 def norm_parts(norm: NormConfig) -> dict[str, Any]:
     """LayerNorm has no options; those of DTN must not change its key."""
-    return to_plain(norm) if norm.name is NormName.dtn else {"name": str(norm.name)}
+    return training_parts(norm) if norm.name is NormName.dtn else {"name": str(norm.name)}
 
 
 def data_parts(config: RunConfig) -> dict[str, Any]:
     """What of the data group changes the images: not how many workers read them."""
-    plain = to_plain(config.data)
+    plain = training_parts(config.data)
     return {key: value for key, value in plain.items() if key not in ("workers", "download")}
 
 
@@ -84,11 +95,20 @@ def trainer_parts(config: RunConfig) -> dict[str, Any]:
     return {key: plain[key] for key in ("precision", "limit_batches")}
 
 
+def training_parts(group: Any) -> dict[str, Any]:
+    """A group of the configuration without the keys in LATER that have their default value."""
+    return {
+        key: value
+        for key, value in to_plain(group).items()
+        if key not in LATER or getattr(group, key) != getattr(type(group), key)
+    }
+
+
 def pretrain_parts(config: RunConfig) -> dict[str, Any]:
     return {
         "backbone": backbone_parts(config.backbone),
         "norm": norm_parts(config.norm),
-        "pretrain": to_plain(config.pretrain),
+        "pretrain": training_parts(config.pretrain),
         "data": data_parts(config),
         "trainer": trainer_parts(config),
         "seed": config.seed,
@@ -97,9 +117,11 @@ def pretrain_parts(config: RunConfig) -> dict[str, Any]:
 
 def task_parts(config: RunConfig) -> dict[str, Any]:
     pretrain = pretrain_parts(config)
-    if config.pretrain.name is PretrainName.none:
-        pretrain["pretrain"] = {"name": str(config.pretrain.name)}
-    return pretrain | {"task": to_plain(config.task)}
+    if not config.pretrain.name.trains:
+        plain = to_plain(config.pretrain)
+        used = ("name",) if config.pretrain.name is PretrainName.none else UNTRAINED
+        pretrain["pretrain"] = {key: plain[key] for key in used}
+    return pretrain | {"task": training_parts(config.task)}
 
 
 def cell_key(config: RunConfig) -> str:
@@ -107,7 +129,7 @@ def cell_key(config: RunConfig) -> str:
     return stage_key(
         "task",
         task_parts(config)
-        | {"measure": to_plain(config.measure), "visualize": to_plain(config.visualize)},
+        | {"measure": to_plain(config.measure), "visualize": training_parts(config.visualize)},
     )
 
 

@@ -100,6 +100,16 @@ class VisibleTokens:
         return x_BTHD.gather(1, index_BNHD)
 
 
+def visible_mask(visible: Tensor, grid: TokenGrid, batch: int, count: int) -> Tensor:
+    """``visible`` as (M, T); refuses what :meth:`VisibleTokens.of` refuses, but does not sort."""
+    if visible.dtype == torch.bool and visible.shape in ((grid.count,), (batch, grid.count)):
+        mask_MT = visible.reshape(-1, grid.count)
+        if count != grid.count:
+            _check_count(mask_MT, count)
+        return mask_MT
+    return VisibleTokens.of(visible, grid, batch, count).mask
+
+
 def _check_count(mask_MT: Tensor, count: int) -> None:
     counts_M = mask_MT.sum(1)
     if mask_MT.device.type != "cpu":

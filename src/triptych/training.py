@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,33 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from triptych.assembly import build_masked_model, build_model, fit_settings, optimizer_settings
-from triptych.choices import DecoderOrder, PretrainName
-from triptych.config import PretrainConfig, RunConfig, TaskConfig
+from triptych.assembly import (
+    build_masked_model,
+    build_model,
+    fit_settings,
+    load_data,
+    optimizer_settings,
+)
+from triptych.choices import MergeOrder, PretrainName, TaskName
+from triptych.config import DataConfig, PretrainConfig, RunConfig, TaskConfig
 from triptych.data.images import ImageData
 from triptych.data.loading import ResumableLoader, make_loader
 from triptych.data.samples import ImageDataset
+from triptych.data.sequences import ListOpsDataset, SequenceData
+from triptych.data.subset import LabelledPart
 from triptych.measure.timing_lock import timing_lock
+from triptych.mim.weights import load_backbone
 from triptych.seeding import derive_seed
 from triptych.stages import Stage, pretrain_stage, task_stage
 from triptych.tasks.checkpoints import LAST, AtomicCheckpointIO
 from triptych.tasks.classification import ClassificationModule
+from triptych.tasks.dtn_callback import dtn_curves
 from triptych.tasks.fit import fit, pick_device
+from triptych.tasks.listops import ListOpsModule
 from triptych.tasks.metric_log import Listener, MetricLog, read_rows
 from triptych.tasks.pretraining import PretrainingModule
 from triptych.tasks.progress import Progress, ProgressSink
+from triptych.tasks.step_masks import MaskedImages, MaskPlanner
 
 WEIGHTS = "weights.safetensors"
 BACKBONE = "backbone.safetensors"
@@ -42,7 +54,9 @@ class Surroundings:
 
 
 def train_loader(
-    config: RunConfig, stage: PretrainConfig | TaskConfig, dataset: ImageDataset
+    config: RunConfig,
+    stage: PretrainConfig | TaskConfig,
+    dataset: ImageDataset | ListOpsDataset,
 ) -> ResumableLoader:
     """Batches in an order that depends on the seed, the stage and the epoch alone."""
     return make_loader(
@@ -56,7 +70,7 @@ def train_loader(
     )
 
 
-def test_loader(config: RunConfig, dataset: ImageDataset) -> ResumableLoader:
+def test_loader(config: RunConfig, dataset: ImageDataset | ListOpsDataset) -> ResumableLoader:
     return make_loader(
         dataset, batch_size=256, seed=0, shuffle=False, num_workers=config.data.workers
     )
@@ -76,24 +90,26 @@ def run_stage(
         return stage.obtain(make)
 
 
-def pretrain(config: RunConfig, data: ImageData, around: Surroundings) -> dict[str, Any] | None:
-    """Pre-train, or find it done; None where the run has no pre-training."""
-    if config.pretrain.name is PretrainName.none:
+def pretrain(
+    config: RunConfig, data: ImageData | SequenceData, around: Surroundings
+) -> dict[str, Any] | None:
+    """Pre-train, or find it done; None where the run trains nothing beforehand."""
+    if not config.pretrain.name.trains or isinstance(data, SequenceData):
         return None
 
     def make(folder: Path) -> dict[str, Any]:
         backbone = build_model(config, data.num_classes, drop_path=config.pretrain.drop_path)
         masked = build_masked_model(config, backbone)
-        loader = train_loader(config, config.pretrain, data.train)
-        module = PretrainingModule(
+        planner = MaskPlanner(
             masked,
-            optimizer_settings(config.pretrain, config.norm),
-            steps_per_epoch=len(loader),
-            mask_ratio=config.pretrain.mask_ratio,
-            mask_per_sample=config.pretrain.mask_per_sample,
+            ratio=config.pretrain.mask_ratio,
+            per_sample=config.pretrain.mask_per_sample,
             seed=derive_seed(config.seed, "masks"),
-            published_order=config.pretrain.decoder_order is DecoderOrder.published,
         )
+        images = MaskedImages(pretraining_images(config, data), planner)
+        loader = train_loader(config, config.pretrain, images)
+        settings = optimizer_settings(config.pretrain, config.norm)
+        module = PretrainingModule(masked, settings, steps_per_epoch=len(loader))
         seconds = _fit(config, config.pretrain, module, loader, None, folder, "pretrain", around)
         save_weights(masked, folder / WEIGHTS)
         save_weights(masked.backbone, folder / BACKBONE)
@@ -102,37 +118,93 @@ def pretrain(config: RunConfig, data: ImageData, around: Surroundings) -> dict[s
     return run_stage(pretrain_stage(config), make, around)
 
 
-def train_task(config: RunConfig, data: ImageData, around: Surroundings) -> dict[str, Any]:
+def pretraining_images(config: RunConfig, data: ImageData) -> ImageDataset:
+    """The training images as pre-training sees them: ``data.train``, or cropped in its own way."""
+    crop = config.pretrain.random_resized_crop
+    if crop is None:
+        return data.train
+    plain = DataConfig()
+    own = replace(
+        config.data,
+        random_resized_crop=crop,
+        crop_padding=plain.crop_padding,
+        rand_augment=plain.rand_augment,
+        color_jitter=plain.color_jitter,
+        erasing=plain.erasing,
+    )
+    images = load_data(replace(config, data=own))
+    assert isinstance(images, ImageData)
+    return images.train
+
+
+def train_task(
+    config: RunConfig, data: ImageData | SequenceData, around: Surroundings
+) -> dict[str, Any]:
     """Fine-tune or train from scratch, and evaluate; the notes hold the test metrics."""
 
     def make(folder: Path) -> dict[str, Any]:
         model = build_model(config, data.num_classes, drop_path=config.task.drop_path)
-        if config.pretrain.name is not PretrainName.none:
-            model.load_state_dict(load_file(pretrain_stage(config).folder / BACKBONE))
-        loader = train_loader(config, config.task, data.train)
+        start_from_pretraining(config, model)
+        loader = train_loader(config, config.task, task_images(config, data))
         test = test_loader(config, data.test)
-        module = ClassificationModule(
-            model,
-            optimizer_settings(config.task, config.norm),
-            steps_per_epoch=len(loader),
-            num_classes=data.num_classes,
-            label_smoothing=config.task.label_smoothing,
-            mixup=config.task.mixup,
-            cutmix=config.task.cutmix,
-            ema_decay=config.task.ema_decay,
-        )
+        module = task_module(config, model, len(loader), data.num_classes)
         seconds = _fit(config, config.task, module, loader, test, folder, "task", around)
         save_weights(module.evaluated, folder / WEIGHTS)
         metrics = evaluate(module.evaluated, test, pick_device(str(config.trainer.accelerator)))
+        if isinstance(data, SequenceData):
+            metrics["test/accuracy_commonest"] = data.commonest_share
         return {"seconds": seconds, "metrics": metrics}
 
     return run_stage(task_stage(config), make, around)
 
 
+def task_module(
+    config: RunConfig, model: nn.Module, steps_per_epoch: int, num_classes: int
+) -> ClassificationModule | ListOpsModule:
+    """What trains ``model`` on the task."""
+    task, settings = config.task, optimizer_settings(config.task, config.norm)
+    if task.name is TaskName.listops:
+        return ListOpsModule(
+            model, settings, steps_per_epoch=steps_per_epoch, label_smoothing=task.label_smoothing
+        )
+    return ClassificationModule(
+        model,
+        settings,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=num_classes,
+        label_smoothing=task.label_smoothing,
+        mixup=task.mixup,
+        cutmix=task.cutmix,
+        ema_decay=task.ema_decay,
+    )
+
+
+def start_from_pretraining(config: RunConfig, model: nn.Module) -> None:
+    """Load what ``config.pretrain`` gives into ``model``: a stage's backbone, or a file's.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit.
+    """
+    pre = config.pretrain
+    if pre.name is PretrainName.checkpoint:
+        row_first = pre.merging is MergeOrder.row_first
+        load_backbone(model, Path(str(pre.checkpoint)), row_first_merging=row_first)
+    elif pre.name.trains:
+        model.load_state_dict(load_file(pretrain_stage(config).folder / BACKBONE))
+
+
+def task_images(config: RunConfig, data: ImageData | SequenceData) -> ImageDataset | ListOpsDataset:
+    """The training samples whose labels the task may see."""
+    fraction = config.task.label_fraction
+    if isinstance(data, SequenceData):
+        return data.train
+    return data.train if fraction == 1 else LabelledPart(data.train, fraction)
+
+
 def _fit(
     config: RunConfig,
     stage: PretrainConfig | TaskConfig,
-    module: PretrainingModule | ClassificationModule,
+    module: PretrainingModule | ClassificationModule | ListOpsModule,
     loader: ResumableLoader,
     test: ResumableLoader | None,
     folder: Path,
@@ -140,6 +212,10 @@ def _fit(
     around: Surroundings,
 ) -> float:
     log = MetricLog(folder / CURVES, name, (around.listen,))
+    if isinstance(module, PretrainingModule):
+        backbone: nn.Module = module.model.backbone
+    else:
+        backbone = module.evaluated
     seconds = fit(
         module,
         loader,
@@ -149,6 +225,7 @@ def _fit(
         log=log,
         seed=config.seed,
         sink=around.sink,
+        callbacks=dtn_curves(log, backbone),
     )
     AtomicCheckpointIO().remove_checkpoint(folder / LAST)
     return seconds
@@ -168,7 +245,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: ResumableLoader, device: torch.device) -> dict[str, float]:
-    """Accuracy and cross-entropy over the test images."""
+    """Accuracy and cross-entropy over the test samples."""
     former = model.training
     model.eval().to(device)
     correct = correct5 = count = 0

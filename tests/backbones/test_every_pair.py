@@ -23,8 +23,13 @@ from triptych.norms.sites import native_norm
 from triptych.paths import CONF
 from triptych.tasks.optimization import build_optimizer, is_positional, layer_index
 
-NANO = sorted(path.stem for path in (CONF / "backbone").glob("*_nano.yaml"))
+SEQUENCES = ("transformer_nano", "bigbird_nano", "reformer_nano")
+NANO = sorted(
+    path.stem for path in (CONF / "backbone").glob("*_nano.yaml") if path.stem not in SEQUENCES
+)
 PRETRAINED = ("swin_nano", "vit_nano")
+PYRAMIDS = ("pvt_nano", "pvt_v2_nano", "twins_pcpvt_nano", "twins_svt_nano")
+HIERARCHICAL = ("swin_nano", *PYRAMIDS)
 
 
 @functools.cache
@@ -63,7 +68,8 @@ def test_every_family_has_a_small_backbone_and_every_norm_an_option() -> None:
         *("vit", "swin", "released_vit", "t2t_vit", "pvt", "pvt_v2"),
         *("twins_svt", "twins_pcpvt", "levit"),
     }
-    assert {path.stem for path in (CONF / "norm").glob("*.yaml")} == set(NORM_NAMES)
+    options = {path.stem for path in (CONF / "norm").glob("*.yaml")}
+    assert {option.removesuffix("_paper") for option in options} == set(NORM_NAMES)
     assert {str(name) for name in NormName} == set(NORM_NAMES)
 
 
@@ -88,7 +94,10 @@ def test_a_step_of_training(backbone: str, norm: str) -> None:
 @pytest.mark.parametrize("norm", NORM_NAMES)
 @pytest.mark.parametrize(
     ("backbone", "pretrain"),
-    [("swin_nano", "greenmim"), ("swin_nano", "standard"), ("vit_nano", "standard")],
+    [
+        *((name, kind) for name in HIERARCHICAL for kind in ("greenmim", "standard")),
+        ("vit_nano", "standard"),
+    ],
 )
 def test_a_step_of_pre_training(backbone: str, pretrain: str, norm: str) -> None:
     config = compose(backbone, norm, pretrain)
@@ -104,14 +113,38 @@ def test_a_step_of_pre_training(backbone: str, pretrain: str, norm: str) -> None
 
 @pytest.mark.parametrize(
     ("backbone", "pretrain"),
-    [(name, kind) for name in NANO if name not in PRETRAINED for kind in ("standard", "greenmim")],
+    [
+        (name, kind)
+        for name in NANO
+        if name not in (*PRETRAINED, *PYRAMIDS)
+        for kind in ("standard", "greenmim")
+    ],
 )
 def test_pre_training_of_another_family_is_refused(backbone: str, pretrain: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         compose(backbone, "dtn", pretrain)
+    known = "swin, twins_svt, twins_pcpvt, pvt and pvt_v2"
+    families = f"vit, {known}" if pretrain == "standard" else known
     assert str(refusal.value) == (
         f"pretrain={pretrain} does not know the layout of backbone={backbone}; legal are the "
-        "backbones of family vit and swin, or pretrain=none."
+        f"backbones of family {families}, or pretrain=none."
+    )
+
+
+@pytest.mark.parametrize("backbone", PYRAMIDS)
+def test_mask_units_must_hold_whole_cells(backbone: str) -> None:
+    stages = len(compose(backbone, "ln").backbone.depths)
+    ratios = (2**stages,) + (1,) * (stages - 1)
+    cut = {"sr_ratios": ratios}
+    build_model(compose(backbone, "ln", "standard", **cut), 10)
+    with pytest.raises(ConfigError) as refusal:
+        compose(backbone, "ln", "greenmim", **cut)
+    side = 2 ** (stages - 1)
+    legal = [2**n for n in range(stages)]
+    assert str(refusal.value) == (
+        f"backbone.sr_ratios={list(ratios)} does not fit pretrain=greenmim, whose mask units have "
+        f"{side}x{side} tokens in stage 1: {2 * side} does not divide {side}; legal there are "
+        f"{legal}."
     )
 
 

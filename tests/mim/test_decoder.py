@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from triptych.mim.decoder import (
     DecoderSettings,
@@ -10,6 +11,7 @@ from triptych.mim.decoder import (
     sincos_positions,
 )
 from triptych.mim.masks import mask_from_noise, restore_order
+from triptych.mim.objective import hidden_units, patchify
 
 SMALL = DecoderSettings(dim=16, depth=1, num_heads=2)
 
@@ -60,16 +62,48 @@ def test_the_published_order_places_them_by_noise():
     torch.testing.assert_close(x[0, [1, 4]], swapped, atol=1e-6, rtol=0)
 
 
-def test_the_head_lays_values_out_as_pixels():
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("order", ["row_major", "published"])
+def test_hidden_units_alone_are_predicted_as_among_all(depth, order):
+    decoder = TransformerDecoder(8, (2, 3), 5, DecoderSettings(16, depth, 2, order=order)).double()
+    noise = torch.rand(3, 6, generator=torch.Generator().manual_seed(2))
+    mask = mask_from_noise(noise, 0.6)
+    arguments = randn(3, 2, 8).double(), mask, restore_order(noise)
+    gradients = []
+    for prediction in (
+        decoder(*arguments)[mask],
+        decoder(*arguments, hidden_units(mask)),
+    ):
+        decoder.zero_grad()
+        prediction.square().sum().backward()
+        gradients.append((prediction, *(p.grad.clone() for p in decoder.parameters())))
+    for among_all, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(alone, among_all, atol=1e-12, rtol=1e-12)
+
+
+def test_the_last_block_spares_visible_units():
+    decoder = TransformerDecoder(8, (2, 3), 5, DecoderSettings(16, 1, 2))
+    mask = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 1, 1, 1, 1, 0]]).bool()
+    tokens = []
+    for layer in (decoder.head, decoder.blocks[0].mlp.fc1, decoder.blocks[0].attn.proj):
+        layer.register_forward_hook(lambda _m, inputs, _o: tokens.append(inputs[0].shape[:-1]))
+    decoder(randn(2, 2, 8), mask, None, hidden_units(mask))
+    assert [shape.numel() for shape in tokens] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_the_head_lays_values_out_as_pixels(side):
+    """SimMIM's convolution and pixel shuffle on the whole grid, cut into units."""
     head = PixelShuffleHead(4, 3, 2)
-    features = randn(1, 6, 4)
-    images = head(features, (2, 3))
-    assert images.shape == (1, 2, 6, 9)
-    values = head.linear(features).view(2, 3, 2, 3, 3)
-    for row in range(2):
-        for column in range(3):
-            block = images[0, :, row * 3 : row * 3 + 3, column * 3 : column * 3 + 3]
-            assert torch.equal(block, values[row, column])
+    grid = (2 * side, 3 * side)
+    features = randn(2, grid[0] * grid[1], 4)
+    mask = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 0, 0]]).bool()
+    values = head.linear(features).transpose(1, 2).unflatten(2, grid)
+    images = F.pixel_shuffle(values, 3)
+    assert images.shape == (2, 2, 6 * side, 9 * side)
+    expected = patchify(images, 3 * side)[mask]
+    found = head(features, grid, 3 * side, hidden_units(mask))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

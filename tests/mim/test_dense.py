@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.twins import Twins
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from triptych.backbones import ReleasedPvt
 from triptych.mim.dense import DenseMaskedEncoder
 
 
@@ -21,6 +24,87 @@ def vit(**options):
         img_size=(16, 24), patch_size=4, in_chans=2, embed_dim=16, depth=2, num_heads=2,
         num_classes=0, **options,
     ).eval()  # fmt: skip
+
+
+PYRAMID = {
+    "embed_dims": (8, 16), "num_heads": (1, 2), "mlp_ratios": (2, 2), "depths": (1, 2),
+    "sr_ratios": (2, 1), "num_classes": 3,
+}  # fmt: skip
+
+
+def twins(window=None):
+    windows = None if window is None else (window, window)
+    return Twins(img_size=(16, 24), patch_size=2, in_chans=2, wss=windows, **PYRAMID).eval()
+
+
+def pvt():
+    return ReleasedPvt(image_size=(16, 24), patch_size=2, channels=2, **PYRAMID).eval()
+
+
+def pvt_v2():
+    return PyramidVisionTransformerV2(in_chans=2, **PYRAMID).eval()
+
+
+# What embeds the patches of the first stage, and what ends the last one.
+ENDS = {
+    "svt": (lambda: twins(3), "patch_embeds.0", "norm"),
+    "pcpvt": (twins, "patch_embeds.0", "norm"),
+    "pvt": (pvt, "patch_embed1", "norm"),
+    "pvt_v2": (pvt_v2, "patch_embed", "stages.1.norm"),
+}
+
+
+@pytest.fixture(params=ENDS)
+def pyramid(request):
+    build, embed, end = ENDS[request.param]
+    torch.manual_seed(0)
+    backbone = build()
+    encoder = DenseMaskedEncoder(backbone, image_size=(16, 24))
+    nn.init.normal_(encoder.mask_token)
+    return backbone, encoder, backbone.get_submodule(embed), backbone.get_submodule(end)
+
+
+def whole(backbone, end):
+    """The tokens of the last stage when the backbone classifies the images."""
+    seen = []
+    handle = end.register_forward_hook(lambda *call: seen.append(call[2]))
+    backbone(images())
+    handle.remove()
+    return seen[0][:, 1:] if isinstance(backbone, ReleasedPvt) else seen[0]
+
+
+def test_a_pyramid_with_nothing_hidden_is_the_backbone(pyramid):
+    backbone, encoder, _, end = pyramid
+    rows, columns = encoder.unit_grid
+    with torch.no_grad():
+        features = encoder(images(), torch.zeros(rows * columns, dtype=torch.bool))
+        assert torch.equal(features, whole(backbone, end))
+
+
+def test_hidden_patches_of_a_pyramid_are_the_token(pyramid):
+    """The backbone itself, with the output of its patch embedding exchanged."""
+    backbone, encoder, embed, end = pyramid
+    rows, columns = encoder.unit_grid
+    mask, unit = masks(rows * columns), encoder.unit // encoder.patch
+    hidden = mask.view(3, rows, columns).repeat_interleave(unit, 1).repeat_interleave(unit, 2)
+    pixels = hidden.repeat_interleave(encoder.patch, 1).repeat_interleave(encoder.patch, 2)
+    seen = images().masked_fill(pixels[:, None], 0)
+
+    def exchange(_module, _inputs, output):
+        x, *rest = output if isinstance(output, tuple) else (output,)
+        absent = hidden.view(*x.shape[:-1], 1)
+        kept = x * ~absent + encoder.mask_token * absent
+        return (kept, *rest) if rest else kept
+
+    with torch.no_grad():
+        features = encoder(images(), mask)
+        assert torch.equal(features, encoder(images().masked_fill(pixels[:, None], 7.0), mask))
+        darken = embed.register_forward_pre_hook(lambda *_: (seen,))
+        handle = embed.register_forward_hook(exchange)
+        expected = whole(backbone, end)
+        handle.remove()
+        darken.remove()
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
 
 
 def images():
@@ -99,7 +183,7 @@ def test_errors():
         DenseMaskedEncoder(nn.Linear(2, 2))
     assert str(error.value) == (
         "no dense masked encoder for Linear; there is one for timm's SwinTransformer, "
-        "VisionTransformer"
+        "VisionTransformer, Twins and PyramidVisionTransformerV2, and our ReleasedPvt"
     )
     for unit in (3, 6, 12):
         with pytest.raises(ValueError) as error:  # noqa: PT011

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.mim.objective import UnitStatistics, hidden_l1, hidden_mse, patchify, unpatchify
+from triptych.mim.objective import (
+    UnitStatistics,
+    hidden_mse,
+    hidden_units,
+    mean_absolute_error,
+    mean_squared_error,
+    patchify,
+    select_patches,
+    unpatchify,
+)
 
 
 def randn(*shape, seed=0):
@@ -56,14 +65,29 @@ def test_a_constant_unit_stays_finite():
     assert statistics.normalize(torch.full((1, 1, 16), 0.5)).abs().max() == 0
 
 
-@pytest.mark.parametrize(("loss", "power"), [(hidden_mse, 2), (hidden_l1, 1)])
-def test_losses_average_over_hidden_pixels_alone(loss, power):
+MASK = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1], [0] * 6]).bool()
+
+
+def test_hidden_units_are_counted_through_the_batch():
+    assert hidden_units(MASK).tolist() == [0, 3, 4, 11]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_patches_of_hidden_units_alone(channels):
+    images = randn(3, channels, 8, 12)
+    expected = patchify(images, 4)[MASK]
+    assert torch.equal(select_patches(images, 4, hidden_units(MASK)), expected)
+
+
+def test_the_mean_over_hidden_units_is_the_masked_mean():
     prediction, target = randn(3, 6, 8), randn(3, 6, 8, seed=1)
-    mask = torch.tensor([[1, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1], [0] * 6]).bool()
-    expected = (prediction - target)[mask].abs().pow(power).mean()
-    torch.testing.assert_close(loss(prediction, target, mask), expected, atol=1e-14, rtol=0)
-    prediction[~mask] += 100
-    torch.testing.assert_close(loss(prediction, target, mask), expected, atol=1e-14, rtol=0)
+    error, weight = prediction - target, MASK.double()
+    square = (error.square().mean(2) * weight).sum() / weight.sum()
+    absolute = (error.abs() * weight[..., None]).sum() / weight.sum() / 8
+    hidden = prediction[MASK], target[MASK]
+    torch.testing.assert_close(mean_squared_error(*hidden), square, atol=1e-14, rtol=0)
+    torch.testing.assert_close(mean_absolute_error(*hidden), absolute, atol=1e-14, rtol=0)
+    torch.testing.assert_close(hidden_mse(prediction, target, MASK), square, atol=1e-14, rtol=0)
 
 
 def test_errors():
@@ -78,7 +102,7 @@ def test_errors():
         "patches have shape (1, 6, 48), but 2x2 units of 4x4 pixels need (B, 4, a multiple of 16)"
     )
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        hidden_mse(randn(1, 6, 8), randn(1, 6, 8), torch.zeros(1, 6, dtype=torch.bool))
+        hidden_units(torch.zeros(1, 6, dtype=torch.bool))
     assert str(error.value) == (
         "mask hides none of the 6 mask units, so there is nothing to reconstruct; hide at least one"
     )

@@ -127,7 +127,8 @@ def test_equals_the_dense_backbone_without_the_hidden_keys(randomize, dense_swin
     image = (grid[0] * unit, grid[1] * unit)
     model = randomize(small_swin(image, window, depths, always_partition=always))
     # With the backbone's lattice padding stays a key, as it is in timm's dense forward.
-    encoder = visible_encoder(model, lattice="backbone")
+    grouping = data.draw(st.sampled_from(["cheapest", "bucketed", "published"]))
+    encoder = visible_encoder(model, lattice="backbone", grouping=grouping)
     assert encoder.unit_grid == grid
     units = grid[0] * grid[1]
     hidden = data.draw(st.integers(0, units - 1))
@@ -326,5 +327,5 @@ def test_other_backbones_are_refused():
         visible_encoder(nn.Linear(2, 2))
     assert str(error.value) == (
         "no visible-token encoder for Linear; there is one for timm's SwinTransformer, "
-        "VisionTransformer"
+        "VisionTransformer, Twins and PyramidVisionTransformerV2, and our ReleasedPvt"
     )

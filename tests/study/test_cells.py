@@ -133,3 +133,14 @@ def test_curves_that_cannot_be_read_are_said(records, write_study):
     assert len(problems) == 3
     assert problems[0] == f"Curves missing: runs/{records[0]['cell']}/metrics.jsonl."
     assert table["cell"].nunique() == 15
+
+
+def test_curves_from_inside_dtn_do_not_flood_the_study(records, write_study):
+    folder = write_study(records)
+    before, _ = curves_table(records, folder)
+    row = {"stage": "task", "epoch": 0, "step": 0, "name": "dtn/norm/width/head0", "value": 1.0}
+    for path in folder.glob("runs/*/metrics.jsonl"):
+        path.write_text(path.read_text() + json.dumps(row) + "\n")
+    after, problems = curves_table(records, folder)
+    assert not problems
+    assert after.equals(before)

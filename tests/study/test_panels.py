@@ -63,5 +63,8 @@ def test_every_setting_has_its_own_table(records, write_study):
 
 def test_keys_of_a_mirror():
     assert curve_key("pretrain", "train/loss") == "pretrain/train/loss"
+    assert (
+        curve_key("task", "dtn/blocks.0.norm1/width/head0") == "dtn/task/blocks.0.norm1/width/head0"
+    )
     assert step_key("task") == "task/step"
     assert picture_key("rollout") == "pictures/rollout"

@@ -201,7 +201,8 @@ def test_stages_cannot_be_stacked(swin_capture):
 def test_other_models_are_refused():
     with pytest.raises(
         ValueError,
-        match=r"^cannot capture a ResNet; give a timm VisionTransformer or SwinTransformer$",
+        match=r"^cannot capture a ResNet; give one of VisionTransformer, SwinTransformer, Twins, "
+        r"PyramidVisionTransformerV2, Levit, ReleasedViT, ReleasedPvt or T2TViT$",
     ):
         capture(resnet10t(), torch.randn(1, 3, 32, 32))
 

@@ -48,7 +48,8 @@ def test_classifier_gallery_end_to_end(tmp_path, spec, channels, norm):
     mean, std = [0.5] * channels, [0.25] * channels
     pictures = classifier_gallery(model, images, mean=mean, std=std)
     assert [picture.name for picture in pictures] == [
-        "rollout", "attention_distance", "token_magnitude", "token_variation",
+        "rollout", "attention_distance", "token_magnitude", "token_variation", "class_relevance",
+        "filters", "views", "view_spread",
     ]  # fmt: skip
     entries = save_pictures(pictures, tmp_path / "pictures")
     for entry, picture in zip(entries, pictures, strict=True):
@@ -60,7 +61,7 @@ def test_classifier_gallery_end_to_end(tmp_path, spec, channels, norm):
         assert len(rows) == len(picture.rows)
         assert list(rows[0]) == list(picture.rows[0])
     files = sorted(path.name for path in (tmp_path / "pictures").iterdir())
-    assert len(files) == 8
+    assert len(files) == 16
     assert model.training
 
 
@@ -157,9 +158,11 @@ def test_package_needs_no_training_framework_and_no_pyplot():
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module))
-    allowed = {"matplotlib", "numpy", "timm", "torch", "triptych", *sys.stdlib_module_names}
+    libraries = ("matplotlib", "numpy", "scipy", "skimage", "sklearn", "timm", "torch", "triptych")
+    allowed = {*libraries, *sys.stdlib_module_names}
     assert {name.split(".")[0] for name in imported} <= allowed
     assert "matplotlib.pyplot" not in imported
     ours = {name for name in imported if name.startswith("triptych.")}
-    allowed = ("triptych.visualization", "triptych.palette")
+    below = ("norms", "backbones", "mim", "tokens", "palette", "seeding", "choices")
+    allowed = tuple(f"triptych.{name}" for name in ("visualization", *below))
     assert all(name.startswith(allowed) for name in ours)

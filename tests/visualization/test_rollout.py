@@ -209,3 +209,104 @@ def test_bad_input_gets_one_sentence(attention, options, sentence):
 def test_impossible_merging_is_refused():
     with pytest.raises(ValueError, match=r"^patch merging takes a grid of 4x4 to 2x2, not to 3x2$"):
         merging_matrix((4, 4), (3, 2))
+
+
+@pytest.mark.parametrize(("index", "name"), list(enumerate(("s0b0", "s0b1", "s1b0", "s1b1"))))
+def test_twins_rollout_equals_the_reference(twins_capture, twins_reference, index, name):
+    rollout = rollout_to_input(twins_capture)[index]
+    golden = twins_reference[f"{name}/rollout_to_input"]
+    torch.testing.assert_close(rollout[0], golden, atol=1e-6, rtol=0)
+
+
+def test_twins_relevance_equals_the_reference(twins_capture, twins_reference):
+    relevance = image_relevance(twins_capture)
+    golden = twins_reference["relevance_gap_16x16"]
+    torch.testing.assert_close(relevance[0], golden, atol=1e-6, rtol=0)
+
+
+def test_rows_of_every_familys_rollout_sum_to_one(family, make_family, family_images):
+    captured = capture(make_family(family), family_images)
+    for step, block in zip(rollout_to_input(captured), captured.blocks, strict=True):
+        assert step.shape[1] == block.hidden.shape[1]
+        torch.testing.assert_close(step.sum(-1), torch.ones(step.shape[:-1]))
+    relevance = image_relevance(captured)
+    assert relevance.shape == (2, *captured.blocks[0].grid)
+    assert (relevance >= 0).all()
+
+
+def naive_shares(before, block):
+    """Which tokens of the stage before each token reads, from kernel, stride and padding."""
+    reduction, rows = block.reduction, []
+    for row in range(block.grid[0]):
+        for col in range(block.grid[1]):
+            reads = torch.zeros(before.grid)
+            top = row * reduction.stride[0] - reduction.padding[0]
+            left = col * reduction.stride[1] - reduction.padding[1]
+            for y in range(top, top + reduction.kernel[0]):
+                for x in range(left, left + reduction.kernel[1]):
+                    if 0 <= y < before.grid[0] and 0 <= x < before.grid[1]:
+                        reads[y, x] = 1
+            rows.append(reads.flatten() / reads.sum())
+    return torch.stack(rows)
+
+
+def naive_dense(block, image):
+    """Head mean of a block's attention on tokens, entry by entry."""
+    made = block.attention_map
+    keys = made.tokens if block.key_grid is None else block.key_grid[0] * block.key_grid[1]
+    dense = [[0.0] * keys for _ in range(made.tokens)]
+    mean = made.probabilities[image].mean(1).tolist()
+    spread = None if made.spread is None else made.spread.tolist()
+    for window in range(len(made.token_index)):
+        for query, at in enumerate(made.token_index[window].tolist()):
+            for key, source in enumerate(made.keys[window].tolist()):
+                value = mean[window][query][key]
+                if at >= 0 and source >= 0 and spread is None:
+                    dense[at][source] += value
+                elif at >= 0 and source >= 0:
+                    for token, share in enumerate(spread[source]):
+                        dense[at][token] += value * share
+    return torch.tensor(dense)
+
+
+def test_hierarchical_rollout_equals_a_dense_composition_by_loops(
+    family, make_family, family_images
+):
+    captured = capture(make_family(family), family_images[:1])
+    prefix = captured.prefix_tokens
+    first = captured.blocks[0]
+    sources = prefix + first.grid[0] * first.grid[1]
+    content = {("grid", i): torch.eye(sources)[prefix + i] for i in range(sources - prefix)}
+    before, rollout = None, rollout_to_input(captured)
+    for block, step in zip(captured.blocks, rollout, strict=True):
+        if block.reduction is not None:
+            fine = torch.stack([content["grid", i] for i in range(before.grid[0] * before.grid[1])])
+            coarse = naive_shares(before, block) @ fine
+            content = {k: v for k, v in content.items() if k[0] == "prefix"}
+            content |= {("grid", i): row for i, row in enumerate(coarse)}
+        for number in range(block.prefix_tokens):
+            content.setdefault(("prefix", number), torch.eye(sources)[number])
+        tokens = [("prefix", i) for i in range(block.prefix_tokens)]
+        fine_grid = block.key_grid or block.grid
+        entering = torch.stack(
+            [content[key] for key in tokens]
+            + [content["grid", i] for i in range(fine_grid[0] * fine_grid[1])]
+        )
+        mixing = naive_dense(block, 0)
+        if block.key_grid is None:
+            mixing = mixing + torch.eye(len(mixing))
+        leaving = torch.stack([row / row.sum() for row in mixing]) @ entering
+        torch.testing.assert_close(step[0], leaving, atol=1e-6, rtol=1e-4)
+        tokens += [("grid", i) for i in range(block.grid[0] * block.grid[1])]
+        content = dict(zip(tokens, leaving, strict=True))
+        before = block
+
+
+def test_a_late_class_token_has_empty_rows_before_it_joins(make_family, family_images):
+    captured = capture(make_family("released_vit"), family_images)
+    attention = captured.attention()
+    assert attention.shape == (2, 4, 2, 65, 65)
+    assert not attention[:, :2, :, 0].any()
+    assert not attention[:, :2, :, :, 0].any()
+    rollout = attention_rollout(attention)
+    torch.testing.assert_close(rollout[:, -1], rollout_to_input(captured)[-1])

@@ -45,6 +45,10 @@ def build_backbone(
         "num_classes": num_classes,
         "drop_path": drop_path,
     }
+    if spec.family.reads_sequences:
+        raise ValueError(
+            f"the family {spec.family} takes no images; build it with build_sequence_classifier"
+        )
     if spec.family is Family.timm:
         return _build_timm(spec, **common)
     stride = image_multiple(spec)

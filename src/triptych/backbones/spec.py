@@ -27,8 +27,10 @@ class BackboneSpec:
     and ``token_attention`` to the tokens-to-token stages of T2T-ViT. ``class_token`` late: it
     joins before the last two blocks, for ``released_vit`` and ``t2t_vit``. ``timm_name`` belongs
     to the family ``timm``, which takes any model that timm knows and ignores the other fields.
-    ``initialization`` of linear layers: ``normal`` is the published one, for most a truncated
-    normal of 0.02, which starves narrow networks; ``xavier`` scales with the width.
+    ``block_size``, ``random_blocks`` (BigBird) and ``hashes`` (Reformer) belong to the encoders of
+    sequences, see :mod:`triptych.backbones.sequence`. ``initialization`` of linear layers:
+    ``normal`` is the published one, for most a truncated normal of 0.02, which starves narrow
+    networks; ``xavier`` scales with the width.
     """
 
     family: Family
@@ -51,6 +53,9 @@ class BackboneSpec:
     token_dim: int = 64
     token_attention: TokenAttention = "performer"
     class_token: ClassToken = "first"
+    block_size: int = 64
+    random_blocks: int = 3
+    hashes: int = 1
 
     @property
     def stage_mlp_ratios(self) -> tuple[float, ...]:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from triptych.data.samples import Batch, ImageDataset, SampleKey
+from triptych.data.samples import ImageDataset, SampleKey
+from triptych.data.sequences import ListOpsDataset
 from triptych.seeding import derive_seed
 
 
@@ -98,7 +99,7 @@ class SeededBatchSampler(Sampler[list[SampleKey]]):
             yield [SampleKey(epoch, int(index)) for index in part]
 
 
-class ResumableLoader(DataLoader[Batch]):
+class ResumableLoader(DataLoader[Any]):
     """A DataLoader that knows which batch comes next: ``position`` is (epoch, batch).
 
     A batch counts as seen once it is handed out, however many the workers have prepared. Every
@@ -139,7 +140,7 @@ class ResumableLoader(DataLoader[Batch]):
 
 
 def make_loader(
-    dataset: ImageDataset,
+    dataset: ImageDataset | ListOpsDataset,
     *,
     batch_size: int,
     seed: int = 0,

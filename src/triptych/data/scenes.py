@@ -140,7 +140,8 @@ def scene_images(
 
 def coco_annotations(scenes: list[Scene], class_names: tuple[str, ...]) -> dict[str, Any]:
     """Scenes in COCO's instance form; categories count from 1, masks are uncompressed RLE."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, scene in enumerate(scenes):
         height, width = scene.instances.shape
         name = f"{number:06d}.png"

@@ -5,7 +5,7 @@ Nothing here imports torch, so a sweep of a hundred cells is checked in a moment
 
 from triptych.legality.check import check
 from triptych.legality.geometry import stage_grids, stage_widths, total_stride
-from triptych.legality.training import mask_unit, visible_units
+from triptych.legality.pretraining import mask_unit, visible_units
 
 __all__ = [
     "check",

@@ -154,7 +154,7 @@ def _class_token_fits(config: RunConfig) -> None:
 
 
 def _image_divides(config: RunConfig) -> None:
-    if config.backbone.family is Family.timm:
+    if config.backbone.family is Family.timm or config.backbone.family.reads_sequences:
         return
     stride, size = image_multiple(config.backbone), config.data.image_size
     if size % stride:

@@ -7,7 +7,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from triptych.config import RunConfig
-from triptych.legality import backbones, norms, training
+from triptych.legality import backbones, norms, pretraining, sequences, training
 from triptych.ranges import RANGES, check_range
 
 
@@ -20,8 +20,9 @@ def check(config: RunConfig) -> None:
     for key, value in _leaves(config):
         if key in RANGES:
             check_range(key, value, RANGES[key])
-    for rule in (*backbones.RULES, *norms.RULES, *training.RULES):
-        rule(config)
+    for part in (sequences, backbones, pretraining, norms, training):
+        for rule in part.RULES:
+            rule(config)
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -28,8 +28,11 @@ def image_multiple(backbone: BackboneConfig) -> int:
 
 
 def stage_grids(backbone: BackboneConfig, image_size: int) -> list[int]:
-    """Tokens on a side of each stage's grid, for an image of a legal size; none for timm."""
-    if backbone.family is Family.timm:
+    """Tokens on a side of each stage's grid, for an image of a legal size.
+
+    None for timm, and for the encoders of sequences.
+    """
+    if backbone.family is Family.timm or backbone.family.reads_sequences:
         return []
     if backbone.family in ONE_STAGE:
         return [image_size // total_stride(backbone)]

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from triptych.choices import ClassToken, Family, NormName, PretrainName
+from triptych.choices import ClassToken, DtnPrefix, Family, NormName, PretrainName
 from triptych.config import ConfigError, RunConfig
-from triptych.legality.geometry import stage_grids, stage_mlp_ratios
-from triptych.legality.training import visible_units
+from triptych.legality.geometry import stage_grids, stage_mlp_ratios, total_stride
+from triptych.legality.pretraining import visible_units
 
 IN = NormName["in"]
 BY_HEAD = (NormName.dtn, NormName.gn)
@@ -34,6 +34,11 @@ def _options_belong_to_dtn(config: RunConfig) -> None:
             f"norm.position_lr_factor={norm.position_lr_factor:g} has no meaning for norm.name="
             f"{norm.name}; leave it 1 or use norm=dtn."
         )
+    if norm.prefix is not DtnPrefix.own:
+        raise ConfigError(
+            f"norm.prefix={norm.prefix} has no meaning for norm.name={norm.name}; leave it own or "
+            "use norm=dtn."
+        )
 
 
 def _grids_pool(config: RunConfig) -> None:
@@ -53,6 +58,24 @@ def _normalised_grids(config: RunConfig) -> list[int]:
     """Sides of the grids over which the norm is put; PVT's last stage keeps LayerNorm."""
     grids = stage_grids(config.backbone, config.data.image_size)
     return grids[:-1] if config.backbone.family is Family.pvt else grids
+
+
+def _prefix_tokens_exist(config: RunConfig) -> None:
+    norm, bone = config.norm, config.backbone
+    if norm.prefix is DtnPrefix.own:
+        return
+    first = bone.class_token is ClassToken.first and bone.family in (*CLASS_TOKEN, Family.timm)
+    if not first:
+        raise ConfigError(
+            f"norm.prefix={norm.prefix} cannot be used with backbone={bone.name}: no token outside "
+            "the token grid passes its norms; leave it own, or use a backbone with a class token "
+            "from the first block, such as vit_nano."
+        )
+    if norm.pool_to is not None:
+        raise ConfigError(
+            f"norm.prefix={norm.prefix} needs exact statistics, but norm.pool_to={norm.pool_to}; "
+            "leave one of them at its default."
+        )
 
 
 def _heads_divide_hidden(config: RunConfig) -> None:
@@ -83,7 +106,15 @@ def _tokens_vary(config: RunConfig) -> None:
                 f"{config.data.image_size}: stage {stage + 1} has a single token, which has no "
                 "variance over tokens; use a larger image or another norm."
             )
-    if config.pretrain.name is PretrainName.greenmim and visible_units(config) == 1:
+    pre, half = config.pretrain, 2 * total_stride(bone)
+    if pre.name is PretrainName.uniform and config.data.image_size == half:
+        raise ConfigError(
+            f"norm=in cannot be used with pretrain=uniform at data.image_size={half}, which leaves "
+            "a single token in the last stage, without a variance over tokens; use a larger image "
+            "or another norm."
+        )
+    lone = bone.family is not Family.pvt  # its last stage keeps LayerNorm
+    if pre.name is PretrainName.greenmim and visible_units(config) == 1 and lone:
         raise ConfigError(
             f"norm=in cannot be used with pretrain.mask_ratio={config.pretrain.mask_ratio:g}, "
             "which leaves a single visible token in the last stage, without a variance over "
@@ -94,6 +125,7 @@ def _tokens_vary(config: RunConfig) -> None:
 RULES: tuple[Callable[[RunConfig], None], ...] = (
     _options_belong_to_dtn,
     _grids_pool,
+    _prefix_tokens_exist,
     _heads_divide_hidden,
     _tokens_vary,
 )

@@ -1,4 +1,4 @@
-"""Names of published checkpoints: Microsoft's Swin and GreenMIM to timm and to our decoder.
+"""Names of published checkpoints: Swin, SimMIM, GreenMIM and MAE to timm and to our decoder.
 
 C channels of a stage.
 """
@@ -11,7 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_REBUILT = ("relative_position_index", "attn_mask")
+from triptych.mim.twins_checkpoints import twins_state
+
+# Buffers that a model computes for itself, and parts that only pre-training has.
+_REBUILT = ("relative_position_index", "attn_mask", "relative_coords_table")
+_PRETRAINING = ("mask_token", "decoder", "vis_mask_token")
 _DOWNSAMPLE = re.compile(r"layers\.(\d+)\.downsample\.(.+)")
 _DECODER = {
     "mask_token": "mask_token",
@@ -55,6 +59,29 @@ def swin_state(
             f"not a Swin checkpoint: no patch_embed.proj.weight among {sorted(state)[:5]}"
         )
     return renamed
+
+
+def backbone_state(
+    state: Mapping[str, Tensor], *, row_first_merging: bool = False
+) -> dict[str, Tensor]:
+    """timm's names for the backbone in ``state``, published or ours, of any kind.
+
+    What only pre-training has is left out, with or without the prefix ``encoder.``; a Swin of
+    Microsoft's layout, which merges at the end of a stage, is renamed by :func:`swin_state`, and
+    GreenMIM's Twins, known by their sparse convolutions, are converted by :func:`twins_state`.
+    """
+    for prefix in ("encoder.backbone.", "encoder."):
+        inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if inside:
+            state = inside
+            break
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(_PRETRAINING)}
+    if any(name.startswith("layers.0.downsample.") for name in kept):
+        return swin_state(kept, row_first_merging=row_first_merging)
+    sparse = kept.get("patch_embeds.1.proj.weight")
+    if sparse is not None and sparse.shape[2] != sparse.shape[3]:
+        return twins_state(kept)
+    return {name: tensor for name, tensor in kept.items() if not name.endswith(_REBUILT)}
 
 
 def decoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

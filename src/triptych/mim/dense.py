@@ -7,47 +7,68 @@ stage's grid (down, across).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 
 import torch
-from timm.models import checkpoint_seq
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.twins import Twins
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from triptych.mim.encoder import check_patch_embedding
+from triptych.backbones.released_pvt import ReleasedPvt
+from triptych.mim.dense_features import (
+    pvt_features,
+    pvt_v2_features,
+    swin_features,
+    twins_features,
+    vit_features,
+)
+from triptych.mim.layout import KNOWN, layout_of, require_image_size, resolve_image_size
+from triptych.mim.windows import Pair
 
 
 class DenseMaskedEncoder(nn.Module):
     """Standard masked image modelling (SimMIM, Xie et al., CVPR 2022, arXiv 2111.09886).
 
     The embeddings of hidden patches are replaced by a learned token before positions are added
-    and any block runs; then every token passes through the backbone.
+    and any block runs; then every token passes through the backbone. Patches that overlap (PVT
+    v2) would see hidden pixels, so these are set to 0 first.
 
     Args:
-        backbone: timm's SwinTransformer or VisionTransformer.
+        backbone: timm's SwinTransformer, VisionTransformer, Twins or PyramidVisionTransformerV2,
+            or a ReleasedPvt.
         unit: side of a mask unit in pixels; a token of the last stage if None.
+        image_size: (height, width) in pixels, for a PVT v2, which does not know it.
+        resized: take ``image_size`` also where the backbone was built for another. Windows of a
+            Swin then lie as :data:`~triptych.mim.windows.Lattice.published` says, and positions
+            of a ReleasedPvt are interpolated; a ViT has no such way.
 
     Raises:
-        ValueError: another backbone, or a unit that is no multiple of the patch or does not
-            divide the image.
+        ValueError: another backbone, a size that is unknown or does not fit, or a unit that is
+            no multiple of the patch or does not divide the image.
     """
 
-    def __init__(self, backbone: nn.Module, unit: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        unit: int | None = None,
+        image_size: Pair | None = None,
+        *,
+        resized: bool = False,
+    ) -> None:
         super().__init__()
         if type(backbone) not in _FEATURES:
-            names = ", ".join(kind.__name__ for kind in _FEATURES)
             raise ValueError(
-                f"no dense masked encoder for {type(backbone).__name__}; there is one for timm's "
-                f"{names}"
+                f"no dense masked encoder for {type(backbone).__name__}; there is one for {KNOWN}"
             )
-        embed = check_patch_embedding(backbone)
+        layout = layout_of(backbone)
+        if resized and type(backbone) is not VisionTransformer:
+            layout = replace(layout, fixed=False)
         self.backbone = backbone
-        self.patch = embed.patch_size[0]
-        stages = len(backbone.layers) if isinstance(backbone, SwinTransformer) else 1
-        self.stride = self.patch * 2 ** (stages - 1)
+        self.patch, self.stride = layout.patch, layout.stride
         self.unit = self.stride if unit is None else unit
-        height, width = embed.img_size
+        height, width = require_image_size(resolve_image_size(layout, image_size), backbone)
         if self.unit % self.patch or height % self.unit or width % self.unit:
             raise ValueError(
                 f"mask unit of {self.unit} pixels must be a multiple of the patch of {self.patch} "
@@ -55,7 +76,7 @@ class DenseMaskedEncoder(nn.Module):
             )
         self.unit_grid = (height // self.unit, width // self.unit)
         self.feature_grid = (height // self.stride, width // self.stride)
-        self.mask_token = nn.Parameter(torch.zeros(embed.proj.out_channels))
+        self.mask_token = nn.Parameter(torch.zeros(layout.width))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
@@ -80,26 +101,10 @@ class DenseMaskedEncoder(nn.Module):
         return _FEATURES[type(self.backbone)](self.backbone, images, hidden, self.mask_token)
 
 
-def _swin_features(
-    model: SwinTransformer, images: Tensor, hidden: Tensor, token_C: Tensor
-) -> Tensor:
-    x_BHWC = model.patch_embed(images)
-    x_BHWC = torch.where(hidden[..., None], token_C.to(x_BHWC.dtype), x_BHWC)
-    return model.norm(model.layers(x_BHWC)).flatten(1, 2)
-
-
-def _vit_features(
-    model: VisionTransformer, images: Tensor, hidden: Tensor, token_C: Tensor
-) -> Tensor:
-    x = model.patch_embed(images)  # (B, H, W, C) if timm's image size is dynamic, else (B, N, C)
-    hidden = hidden if x.ndim == 4 else hidden.flatten(1)
-    x = torch.where(hidden[..., None], token_C.to(x.dtype), x)
-    x_BNC = model.norm_pre(model.patch_drop(model._pos_embed(x)))
-    run = partial(checkpoint_seq, model.blocks) if model.grad_checkpointing else model.blocks
-    return model.norm(run(x_BNC))[:, model.num_prefix_tokens :]
-
-
 _FEATURES: dict[type[nn.Module], Callable[..., Tensor]] = {
-    SwinTransformer: _swin_features,
-    VisionTransformer: _vit_features,
+    SwinTransformer: swin_features,
+    VisionTransformer: vit_features,
+    Twins: twins_features,
+    ReleasedPvt: pvt_features,
+    PyramidVisionTransformerV2: pvt_v2_features,
 }

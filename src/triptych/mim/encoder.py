@@ -6,13 +6,14 @@ tokens, T tokens of the grid, C channels, E = channels · patch height · patch 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triptych.choices import Grouping
 from triptych.mim.token_plan import MaskPlan, StagePlan, StageShape, check_mask, plan_mask
 from triptych.mim.windows import Lattice, Pair, resolve
 from triptych.norms import DynamicTokenNorm
@@ -24,7 +25,10 @@ class VisibleEncoder(nn.Module):
     Attributes:
         backbone: the timm model, the very one that was given.
         unit: side of a mask unit in pixels.
+        grouping: how windows share rows of attention, see :mod:`triptych.mim.row_plan`.
     """
+
+    grouping: Grouping = Grouping.cheapest
 
     def __init__(self, backbone: nn.Module, unit: int, lattice: Lattice) -> None:
         super().__init__()
@@ -52,6 +56,11 @@ class VisibleEncoder(nn.Module):
         return int(height), int(width)
 
     @property
+    def fixed_size(self) -> bool:
+        """Whether the backbone takes images of no other size."""
+        return self.embed.strict_img_size
+
+    @property
     def unit_grid(self) -> Pair:
         """Mask units (down, across) of an image of the size that the backbone was built for."""
         return self.image_size[0] // self.unit, self.image_size[1] // self.unit
@@ -71,7 +80,7 @@ class VisibleEncoder(nn.Module):
         grid = size[0] // self.unit, size[1] // self.unit
         mask_PL = check_mask(mask, grid[0] * grid[1])
         lattice = resolve(self.lattice, hidden=bool(mask_PL.any()))
-        return plan_mask(mask_PL, grid, self.stage_shapes(size), lattice)
+        return plan_mask(mask_PL, grid, self.stage_shapes(size), lattice, self.grouping)
 
     def forward(self, images: Tensor, mask: Tensor, plan: MaskPlan | None = None) -> Tensor:
         """Encode the visible part of images.
@@ -98,7 +107,7 @@ class VisibleEncoder(nn.Module):
         return self.encode(images, plan)
 
     def _check_size(self, size: Pair) -> None:
-        if self.embed.strict_img_size and size != self.image_size:
+        if self.fixed_size and size != self.image_size:
             raise ValueError(
                 f"images are {size[0]}x{size[1]}, but the backbone was built for "
                 f"{self.image_size[0]}x{self.image_size[1]}"
@@ -137,14 +146,13 @@ def check_patch_embedding(backbone: nn.Module) -> PatchEmbed:
     return embed
 
 
-def embed_visible(
-    embed: PatchEmbed, images: Tensor, tokens_PN: Tensor, visible: Tensor | None
-) -> Tensor:
+def embed_visible(embed: Any, images: Tensor, tokens_PN: Tensor, visible: Tensor | None) -> Tensor:
     """Patch embedding of the visible patches alone, (B, N, C); other pixels are not read.
 
-    A convolution whose kernel equals its stride is a product with each patch.
+    A convolution whose kernel equals its stride is a product with each patch. ``embed`` has the
+    convolution as ``proj`` and a ``norm``, as the patch embeddings of timm's backbones have.
     """
-    side = embed.patch_size[0]
+    side = embed.proj.stride[0]
     patches = images.unflatten(3, (-1, side)).unflatten(2, (-1, side))
     patches_BHWE = patches.permute(0, 2, 4, 1, 3, 5)
     columns = patches_BHWE.shape[2]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from triptych.mim.row_attention import row_attention
 from triptych.mim.rows import Slots, WindowRows
 
 
@@ -32,17 +33,11 @@ class _Lookup(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (index,), grad = ctx.saved_tensors, grads[0]
-        if grad.is_cuda:
-            lookup = torch.ops.aten.embedding_dense_backward
-            return lookup(grad, index, ctx.rows, -1, False), None
-        # 20 times as fast as torch's own on a CPU, and summed in double precision.
-        columns = grad.reshape(-1, grad.shape[-1]).double().T
-        sums = [torch.bincount(index.flatten(), c, minlength=ctx.rows) for c in columns]
-        return torch.stack(sums, 1).to(grad.dtype), None
+        return torch.ops.aten.embedding_dense_backward(grad, index, ctx.rows, -1, False), None
 
 
 def window_attention(
-    attn: WindowAttention, x_BNC: Tensor, rows: WindowRows, pairs_RGG: Tensor, shared: bool
+    attn: WindowAttention, qkv_BNE: Tensor, rows: WindowRows, pairs_RGG: Tensor, shared: bool
 ) -> Tensor:
     """Run a Swin attention module on visible tokens.
 
@@ -50,7 +45,7 @@ def window_attention(
 
     Args:
         attn: timm's module, whose parameters are used as they are.
-        x_BNC: visible tokens (B, N, C).
+        qkv_BNE: ``attn.qkv`` of the visible tokens, (B, N, 3·C).
         rows: where the tokens go.
         pairs_RGG: ``rows.pair_index()``, the same for all blocks of a stage.
         shared: one plan for the whole batch.
@@ -58,16 +53,18 @@ def window_attention(
     Returns:
         (B, N, C).
     """
-    rows_RG = pairs_RGG.shape[:2]
-    qkv_BNE = attn.qkv(x_BNC)
     qkv_QSE = select(rows.slots, qkv_BNE, shared)
     if rows.null is not None:
         # The backbone pads with zero tokens, which the linear layer turns into its bias.
         null = qkv_BNE.new_zeros(()) if attn.qkv.bias is None else attn.qkv.bias.to(qkv_BNE.dtype)
         qkv_QSE = torch.where(rows.null.view(1, -1, 1), null, qkv_QSE)
-    qkv = qkv_QSE.reshape(-1, *rows_RG, 3, attn.num_heads, qkv_QSE.shape[2] // 3 // attn.num_heads)
-    out_QSC = _attend(attn, qkv, _bias(attn, pairs_RGG, qkv_QSE.dtype))
-    out_BNC = unselect(rows.slots, out_QSC, x_BNC.shape[0], shared)
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    if qkv_QSE.is_cpu and dropout == 0 and qkv_QSE.dtype in (torch.float32, torch.float64):
+        table = attn.relative_position_bias_table
+        out_QSC = row_attention(qkv_QSE, table, pairs_RGG, attn.scale)
+    else:
+        out_QSC = _fused_attention(attn, qkv_QSE, pairs_RGG, dropout)
+    out_BNC = unselect(rows.slots, out_QSC, qkv_BNE.shape[0], shared)
     return attn.proj_drop(attn.proj(out_BNC))
 
 
@@ -93,10 +90,14 @@ def _bias(attn: WindowAttention, pairs_RGG: Tensor, dtype: torch.dtype) -> Tenso
     return bias_RHGG.contiguous() if bias_RHGG.is_cuda else bias_RHGG
 
 
-def _attend(attn: WindowAttention, qkv: Tensor, bias_RHGG: Tensor) -> Tensor:
-    """Attention in each row; ``qkv`` is (Q, R, G, 3, H, D). Returns (Q, R·G, H·D)."""
-    samples, rows, slots, _, heads, depth = qkv.shape
-    dropout = attn.attn_drop.p if attn.training else 0.0
+def _fused_attention(
+    attn: WindowAttention, qkv_QSE: Tensor, pairs_RGG: Tensor, dropout: float
+) -> Tensor:
+    """Attention in each row by torch's kernels, (Q, S, C)."""
+    samples, rows, slots = len(qkv_QSE), *pairs_RGG.shape[:2]
+    heads, depth = attn.num_heads, qkv_QSE.shape[2] // (3 * attn.num_heads)
+    bias_RHGG = _bias(attn, pairs_RGG, qkv_QSE.dtype)
+    qkv = qkv_QSE.reshape(samples, rows, slots, 3, heads, depth)
     if samples == 1:
         q, k, v = qkv[0].permute(2, 0, 3, 1, 4)
     else:  # rows become heads, so that one bias serves every sample

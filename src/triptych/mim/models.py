@@ -1,29 +1,44 @@
 """Masked image models: a backbone, what hides part of the image from it, and the loss.
 
-Shapes: B batch, L mask units in row-major order, E = unit · unit · channels values of a unit.
+Shapes: B batch, L mask units in row-major order, M hidden units of the whole batch, E = unit · unit
+· channels values of a unit.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from triptych.choices import Grouping
 from triptych.mim.decoder import DecoderSettings, LatentOrder, PixelShuffleHead, TransformerDecoder
 from triptych.mim.dense import DenseMaskedEncoder
-from triptych.mim.encoder import check_patch_embedding
-from triptych.mim.objective import UnitStatistics, hidden_l1, hidden_mse, patchify, unpatchify
+from triptych.mim.layout import layout_of
+from triptych.mim.masks import mask_from_noise
+from triptych.mim.objective import (
+    UnitStatistics,
+    hidden_units,
+    mean_absolute_error,
+    mean_squared_error,
+    patchify,
+    select_patches,
+    unpatchify,
+)
 from triptych.mim.token_plan import MaskPlan
 from triptych.mim.visible import visible_encoder
 from triptych.mim.windows import Lattice, Pair
 
 
 class MIMOutput(NamedTuple):
-    """What a masked image model returns: loss (0-d), prediction (B, L, E), mask (B, L)."""
+    """What a masked image model returns.
+
+    ``loss`` is 0-d; ``prediction`` (M, E) of the hidden units, image by image in row-major order;
+    ``hidden`` (M,) their numbers, see :func:`~triptych.mim.objective.hidden_units`.
+    """
 
     loss: Tensor
     prediction: Tensor
-    mask: Tensor
+    hidden: Tensor
 
 
 class MaskedImageModel(nn.Module):
@@ -33,16 +48,26 @@ class MaskedImageModel(nn.Module):
         unit: side of a mask unit in pixels.
         unit_grid: mask units (down, across).
         norm_pixels: whether each unit's pixels are normalised to form the target.
+        needs_order: whether ``forward`` needs the rank of each unit's noise.
     """
 
     unit: int
     unit_grid: Pair
     norm_pixels: bool
+    needs_order: bool = False
 
     @property
     def backbone(self) -> nn.Module:
         """The backbone that was given, the very same module."""
         raise NotImplementedError
+
+    def hide(self, noise_BL: Tensor, ratio: float) -> Tensor:
+        """Masks bool (B, L), True = hidden, from uniform noise: a ``ratio`` of the units.
+
+        Raises:
+            ValueError: the ratio leaves no such mask.
+        """
+        return mask_from_noise(noise_BL, ratio)
 
     def plan(self, mask: Tensor) -> MaskPlan | None:
         """What can be worked out from ``mask`` on the CPU before a step; None if nothing."""
@@ -61,7 +86,7 @@ class MaskedImageModel(nn.Module):
             images: (B, channels, height, width).
             mask: bool (L,) or (B, L), True = hidden.
             plan: ``self.plan(mask)``, if made beforehand.
-            ids_restore: rank of each unit's noise, for GreenMIM's published order only.
+            ids_restore: rank of each unit's noise, (1, L) or (B, L), where ``needs_order``.
 
         Raises:
             ValueError: images and mask do not fit the model, or nothing is hidden.
@@ -81,18 +106,19 @@ class MaskedImageModel(nn.Module):
         """
         output = self(images, mask, plan, ids_restore)
         patches_BLE = patchify(images, self.unit)
-        pixels_BLE = output.prediction.to(patches_BLE.dtype)
+        units = patches_BLE.flatten(0, 1)
+        pixels_ME = output.prediction.to(units.dtype)
         if self.norm_pixels:
-            pixels_BLE = UnitStatistics.of(patches_BLE).denormalize(pixels_BLE)
-        pasted = pixels_BLE.where(output.mask[..., None], patches_BLE)
+            pixels_ME = UnitStatistics.of(units[output.hidden]).denormalize(pixels_ME)
+        pasted = units.index_copy(0, output.hidden, pixels_ME).view_as(patches_BLE)
         return unpatchify(pasted, self.unit, self.unit_grid)
 
-    def targets(self, images: Tensor) -> Tensor:
-        """What the prediction is compared with, (B, L, E)."""
-        patches_BLE = patchify(images, self.unit)
+    def targets(self, images: Tensor, hidden_M: Tensor) -> Tensor:
+        """What the prediction of the units ``hidden_M`` is compared with, (M, E)."""
+        patches_ME = select_patches(images, self.unit, hidden_M)
         if self.norm_pixels:
-            return UnitStatistics.of(patches_BLE).normalize(patches_BLE)
-        return patches_BLE
+            return UnitStatistics.of(patches_ME).normalize(patches_ME)
+        return patches_ME
 
 
 class GreenMIM(MaskedImageModel):
@@ -102,10 +128,11 @@ class GreenMIM(MaskedImageModel):
         backbone: one that :func:`visible_encoder` takes.
         decoder: its size.
         norm_pixels: normalise the target in each unit.
-        lattice: see :func:`visible_encoder`.
+        lattice, image_size, grouping: see :func:`visible_encoder`.
 
     Raises:
-        ValueError: the backbone is not supported, or the decoder's width does not fit.
+        ValueError: the backbone is not supported or does not know its image size, or the
+            decoder's width does not fit.
     """
 
     def __init__(
@@ -115,15 +142,19 @@ class GreenMIM(MaskedImageModel):
         *,
         norm_pixels: bool = True,
         lattice: Lattice | str = Lattice.tokens,
+        image_size: Pair | None = None,
+        grouping: Grouping | str = Grouping.cheapest,
     ) -> None:
         super().__init__()
-        self.encoder = visible_encoder(backbone, lattice=lattice)
+        self.encoder = visible_encoder(
+            backbone, lattice=lattice, image_size=image_size, grouping=grouping
+        )
         self.unit, self.unit_grid = self.encoder.unit, self.encoder.unit_grid
         self.norm_pixels = norm_pixels
-        values = self.unit**2 * image_channels(backbone)
-        self.decoder = TransformerDecoder(
-            feature_channels(backbone), self.unit_grid, values, decoder
-        )
+        layout = layout_of(backbone)
+        values = self.unit**2 * layout.channels
+        self.decoder = TransformerDecoder(layout.features, self.unit_grid, values, decoder)
+        self.needs_order = self.decoder.order is LatentOrder.published
 
     @property
     def backbone(self) -> nn.Module:
@@ -145,10 +176,10 @@ class GreenMIM(MaskedImageModel):
         if self.decoder.order is LatentOrder.published and ids_restore is None:
             raise ValueError("order='published' places latents by ids_restore; it is missing")
         latents_BKC = self.encoder(images, mask, plan)
-        mask_BL = _for_batch(mask, images)
-        prediction_BLE = self.decoder(latents_BKC, mask_BL, ids_restore)
-        loss = hidden_mse(prediction_BLE, self.targets(images), mask_BL)
-        return MIMOutput(loss, prediction_BLE, mask_BL)
+        mask_BL, hidden_M = for_batch(mask, images)
+        prediction_ME = self.decoder(latents_BKC, mask_BL, ids_restore, hidden_M)
+        loss = mean_squared_error(prediction_ME, self.targets(images, hidden_M))
+        return MIMOutput(loss, prediction_ME, hidden_M)
 
 
 class SimMIM(MaskedImageModel):
@@ -156,23 +187,33 @@ class SimMIM(MaskedImageModel):
 
     Args:
         backbone: one that :class:`DenseMaskedEncoder` takes.
-        unit: side of a mask unit in pixels; a token of the last stage if None.
+        unit: side of a mask unit in pixels, whole tokens of the last stage; one of them if None.
         norm_pixels: normalise the target in each unit; the published one is raw pixels.
+        image_size: see :class:`DenseMaskedEncoder`.
 
     Raises:
         ValueError: the backbone is not supported, or the unit does not fit it.
     """
 
     def __init__(
-        self, backbone: nn.Module, *, unit: int | None = None, norm_pixels: bool = False
+        self,
+        backbone: nn.Module,
+        *,
+        unit: int | None = None,
+        norm_pixels: bool = False,
+        image_size: Pair | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = DenseMaskedEncoder(backbone, unit)
+        self.encoder = DenseMaskedEncoder(backbone, unit, image_size)
+        if self.encoder.unit % self.encoder.stride:
+            raise ValueError(
+                f"mask unit of {self.encoder.unit} pixels must be a multiple of the total stride "
+                f"of {self.encoder.stride}, whose cells the linear head predicts whole"
+            )
         self.unit, self.unit_grid = self.encoder.unit, self.encoder.unit_grid
         self.norm_pixels = norm_pixels
-        self.head = PixelShuffleHead(
-            feature_channels(backbone), self.encoder.stride, image_channels(backbone)
-        )
+        layout = layout_of(backbone)
+        self.head = PixelShuffleHead(layout.features, self.encoder.stride, layout.channels)
 
     @property
     def backbone(self) -> nn.Module:
@@ -192,23 +233,15 @@ class SimMIM(MaskedImageModel):
     ) -> MIMOutput:
         """See :meth:`MaskedImageModel.forward`; ``plan`` and ``ids_restore`` are not needed."""
         features_BFC = self.encoder(images, mask)
-        pixels = self.head(features_BFC, self.encoder.feature_grid)
-        prediction_BLE = patchify(pixels, self.unit)
-        mask_BL = _for_batch(mask, images)
-        loss = hidden_l1(prediction_BLE, self.targets(images), mask_BL)
-        return MIMOutput(loss, prediction_BLE, mask_BL)
+        _, hidden_M = for_batch(mask, images)
+        prediction_ME = self.head(features_BFC, self.encoder.feature_grid, self.unit, hidden_M)
+        loss = mean_absolute_error(prediction_ME, self.targets(images, hidden_M))
+        return MIMOutput(loss, prediction_ME, hidden_M)
 
 
-def feature_channels(backbone: nn.Module) -> int:
-    """Channels of the tokens that the backbone ends with."""
-    return cast(int, backbone.num_features)
-
-
-def image_channels(backbone: nn.Module) -> int:
-    """Channels of the images that the backbone takes."""
-    return check_patch_embedding(backbone).proj.in_channels
-
-
-def _for_batch(mask: Tensor, images: Tensor) -> Tensor:
-    mask = mask.to(images.device, non_blocking=True)
-    return mask.reshape(-1, mask.shape[-1]).expand(len(images), -1)
+def for_batch(mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask (B, L) and hidden units (M,) on the images' device."""
+    mask_BL = mask.reshape(-1, mask.shape[-1]).expand(len(images), -1)
+    hidden_M = hidden_units(mask_BL)
+    device = images.device
+    return mask_BL.to(device, non_blocking=True), hidden_M.to(device, non_blocking=True)

@@ -16,32 +16,45 @@ def first_fit_decreasing(counts: np.ndarray, capacity: int) -> np.ndarray:
     done for all groups of equal content at once; the time grows with the number of different
     counts, not of windows.
     """
-    sizes, left = np.unique(counts, return_counts=True)
-    sizes, left = sizes[::-1].tolist(), left[::-1].tolist()
-    taken: list[list[int]] = [[] for _ in sizes]  # group number of each window of a size
+    windows_of = np.bincount(counts)
+    sizes = np.flatnonzero(windows_of)[::-1].tolist()
+    left = windows_of[sizes].tolist()
+    runs: list[tuple[int, int, int, int]] = []  # minus size, first group, groups, windows in each
     groups = 0
-    while any(left):
-        content = _fill_one(sizes, left, capacity)
-        repeats = min(left[i] // n for i, n in content)
+    while sizes:
+        content, repeats = _fill_one(sizes, left, capacity)
         for i, n in content:
             left[i] -= n * repeats
-            taken[i].extend(np.repeat(np.arange(groups, groups + repeats), n).tolist())
+            runs.append((-sizes[i], groups, repeats, n))
         groups += repeats
-    order = np.argsort(-counts, kind="stable")
+        for i, _ in reversed(content):
+            if not left[i]:
+                del sizes[i], left[i]
+    runs.sort()
+    _, first, repeats_of, each = np.array(runs).T
+    lengths = repeats_of * each
+    run = np.repeat(np.arange(len(runs)), lengths)
+    place = np.arange(len(counts)) - (np.cumsum(lengths) - lengths)[run]
     assignment = np.empty(len(counts), dtype=np.int64)
-    assignment[order] = np.concatenate([np.asarray(t, dtype=np.int64) for t in taken])
+    assignment[np.argsort(-counts, kind="stable")] = first[run] + place // each[run]
     return assignment
 
 
-def _fill_one(sizes: list[int], left: list[int], capacity: int) -> list[tuple[int, int]]:
+def _fill_one(
+    sizes: list[int], left: list[int], capacity: int
+) -> tuple[list[tuple[int, int]], int]:
+    """What one group takes, (place in ``sizes``, windows), and how many groups can be alike."""
     content = []
-    room = capacity
+    room, repeats, smallest = capacity, len(left) + sum(left), sizes[-1]
     for i, size in enumerate(sizes):
-        n = min(left[i], room // size)
-        if n:
+        if size <= room:
+            n = min(left[i], room // size)
             content.append((i, n))
+            repeats = min(repeats, left[i] // n)
             room -= n * size
-    return content
+            if room < smallest:
+                break
+    return content, repeats
 
 
 def best_fill(counts: np.ndarray, capacity: int) -> np.ndarray:

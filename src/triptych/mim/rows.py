@@ -13,12 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.mim.plans import plan_groups
+from triptych.choices import Grouping
+from triptych.mim.row_plan import RowPlan, row_plan
 from triptych.mim.windows import WindowLattice
-
-# What moving a slot's query, key, value and output costs, in pairs of slots attended.
-# A training step of Swin-T at 224 px on a CPU is as fast with 16 and 4 % slower with 256.
-PAIRS_PER_SLOT = 64
 
 
 class _Select(torch.autograd.Function):
@@ -93,7 +90,7 @@ class WindowRows:
     table_rows: int
 
     def pair_index(self) -> Tensor:
-        """Bias table row of each pair of slots, int32 (R, G, G); ``table_rows`` = no attention."""
+        """Bias table row of each pair of slots, int64 (R, G, G); ``table_rows`` = no attention."""
         position, window = self.position, self.window
         index_RGG = position[:, :, None] - position[:, None, :] + self.centre
         apart_RGG = window[:, :, None] != window[:, None, :]
@@ -104,77 +101,103 @@ class WindowRows:
         return replace(moved, slots=None if self.slots is None else self.slots._map(move))
 
 
-def pack_rows(lattice: WindowLattice, tokens_PN: np.ndarray, channels: int) -> WindowRows:
-    """Lay the visible tokens (numbers on the grid, per plan) into rows for one lattice.
+def pack_rows(
+    lattice: WindowLattice,
+    visible_PT: np.ndarray,
+    tokens_PN: np.ndarray,
+    channels: int,
+    grouping: Grouping = Grouping.cheapest,
+) -> WindowRows:
+    """Lay the visible tokens into rows for one lattice.
 
-    Windows of all samples are packed together, so a row may hold windows of several samples.
+    ``tokens_PN`` numbers the tokens that ``visible_PT`` marks. Windows of all samples are packed
+    together, so a row may hold windows of several samples; not so in the published grouping.
     """
     plans, tokens = tokens_PN.shape
-    first_window = lattice.num_windows * np.arange(plans)[:, None]
-    window = (lattice.window[tokens_PN] + first_window).ravel()
-    position = lattice.position[tokens_PN].ravel()
-    pad_window, pad_position = _seen_padding(lattice, window, first_window)
-    window = np.concatenate((window, pad_window))
-    position = np.concatenate((position, pad_position))
-    counts = np.bincount(window, minlength=lattice.num_windows * plans)
-    plan = plan_groups(counts, channels, projections=0, thorough=False)
-    packed_cost = plan.num_groups * plan.capacity * (plan.capacity + PAIRS_PER_SLOT)
-    if not len(pad_window) and plans * tokens**2 <= packed_cost:
-        return _rows(lattice, window, position, None, (plans, tokens), 0)
-    slot = _slots(window, counts, plan.assignment, plan.capacity)
-    return _rows(lattice, window, position, slot, (plan.num_groups, plan.capacity), len(pad_window))
+    token, window, number = _by_window(lattice, visible_PT, tokens_PN)
+    pad_window, pad_position = _seen_padding(lattice, window, plans)
+    held = np.bincount(window, minlength=lattice.num_windows * plans)
+    padding = np.bincount(pad_window, minlength=len(held))
+    plan = row_plan(held + padding, lattice, (plans, tokens), channels, grouping)
+    if plan is None:
+        window_PN = lattice.window[tokens_PN] + lattice.num_windows * np.arange(plans)[:, None]
+        return _rows(lattice, None, window_PN, lattice.position[tokens_PN])
+    shape = plan.num_rows, plan.capacity
+    first_slot = _first_slots(held + padding, plan)
+    slot = _numbered(window, held, first_slot)
+    window_RG = np.full(shape, -1, dtype=np.int64)
+    position_RG = np.zeros(shape, dtype=np.int64)
+    window_RG.ravel()[slot], position_RG.ravel()[slot] = window, lattice.position[token]
+    inverse_N = np.empty(plans * tokens, dtype=np.int64)
+    inverse_N[number] = slot
+    slots = Slots.of(inverse_N, window_RG.size)
+    null_RG = np.zeros(shape, dtype=bool) if len(lattice.pad_window) else None
+    if null_RG is not None:
+        pad_slot = _numbered(pad_window, padding, first_slot + held)
+        window_RG.ravel()[pad_slot], position_RG.ravel()[pad_slot] = pad_window, pad_position
+        null_RG.ravel()[pad_slot] = True
+    return _rows(lattice, slots, window_RG, position_RG, null_RG)
+
+
+def _by_window(
+    lattice: WindowLattice, visible_PT: np.ndarray, tokens_PN: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Visible tokens plan by plan, window by window: number on the grid, window, compact number."""
+    plans, size = visible_PT.shape
+    order = lattice.by_window
+    chosen = np.flatnonzero(visible_PT[:, order])
+    plan, place = np.divmod(chosen, size) if plans > 1 else (0, chosen)
+    token = order[place]
+    number_PT = np.empty(plans * size, dtype=np.int64)
+    number_PT[(tokens_PN + size * np.arange(plans)[:, None]).ravel()] = np.arange(tokens_PN.size)
+    number = number_PT[plan * size + token]
+    return token, lattice.window[token] + plan * lattice.num_windows, number
 
 
 def _seen_padding(
-    lattice: WindowLattice, window: np.ndarray, first_window: np.ndarray
+    lattice: WindowLattice, window: np.ndarray, plans: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Windows and positions of the padding that shares a window with a visible token."""
-    plans = len(first_window)
+    """Windows, ascending, and positions of the padding in windows that hold a visible token."""
     has_token = np.zeros(lattice.num_windows * plans, dtype=bool)
     has_token[window] = True
-    pad_window = (lattice.pad_window[None, :] + first_window).ravel()
-    pad_position = np.tile(lattice.pad_position, plans)
+    order = np.argsort(lattice.pad_window, kind="stable")
+    first_window = lattice.num_windows * np.arange(plans)[:, None]
+    pad_window = (lattice.pad_window[order] + first_window).ravel()
+    pad_position = np.tile(lattice.pad_position[order], plans)
     seen = has_token[pad_window]
     return pad_window[seen], pad_position[seen]
 
 
-def _slots(window: np.ndarray, counts: np.ndarray, group: np.ndarray, capacity: int) -> np.ndarray:
-    """The slot of each token: windows of a group follow each other in its row."""
+def _first_slots(counts: np.ndarray, plan: RowPlan) -> np.ndarray:
+    """First slot of each window: the windows of a group follow each other in its row."""
+    group = plan.assignment
     order = np.argsort(group, kind="stable")
     ahead = np.cumsum(counts[order]) - counts[order]
-    starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+    starts = np.searchsorted(group[order], np.arange(plan.num_rows))
+    starts = np.minimum(starts, len(order) - 1)  # rows without windows
     first_slot = np.empty(len(counts), dtype=np.int64)
-    first_slot[order] = group[order] * capacity + ahead - ahead[starts][group[order]]
-    by_window = np.argsort(window, kind="stable")
+    first_slot[order] = group[order] * plan.capacity + ahead - ahead[starts][group[order]]
+    return first_slot
+
+
+def _numbered(window: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """``first`` of its window, plus its place in it, for each item of ascending ``window``."""
     begin = np.cumsum(counts) - counts
-    slot = np.empty(len(window), dtype=np.int64)
-    slot[by_window] = (
-        np.arange(len(window)) - begin[window[by_window]] + first_slot[window[by_window]]
-    )
-    return slot
+    return np.arange(len(window)) + (first - begin)[window]
 
 
 def _rows(
     lattice: WindowLattice,
-    window: np.ndarray,
-    position: np.ndarray,
-    slot: np.ndarray | None,
-    shape: tuple[int, int],
-    padding: int,
+    slots: Slots | None,
+    window_RG: np.ndarray,
+    position_RG: np.ndarray,
+    null_RG: np.ndarray | None = None,
 ) -> WindowRows:
-    tokens = len(window) - padding
-    place = np.arange(tokens) if slot is None else slot
-    size = shape[0] * shape[1]
-    window_S = np.full(size, -1, dtype=np.int32)
-    position_S = np.zeros(size, dtype=np.int32)
-    window_S[place], position_S[place] = window, position
-    null_S = np.zeros(size, dtype=bool)
-    null_S[place[tokens:]] = True
     return WindowRows(
-        slots=None if slot is None else Slots.of(slot[:tokens], size),
-        window=torch.from_numpy(window_S).view(shape),
-        position=torch.from_numpy(position_S).view(shape),
-        null=torch.from_numpy(null_S).view(shape) if padding else None,
+        slots=slots,
+        window=torch.from_numpy(window_RG),
+        position=torch.from_numpy(position_RG),
+        null=None if null_RG is None else torch.from_numpy(null_RG),
         centre=lattice.centre,
         table_rows=lattice.table_rows,
     )

@@ -26,6 +26,7 @@ from triptych.mim.encoder import (
     visible_tokens,
 )
 from triptych.mim.group_attention import select, window_attention
+from triptych.mim.recompute import norm_linear, norm_mlp
 from triptych.mim.rows import WindowRows
 from triptych.mim.token_plan import MaskPlan, StagePlan, StageShape
 from triptych.mim.windows import Lattice, Pair
@@ -70,8 +71,12 @@ class VisibleSwin(VisibleEncoder):
     def stage_outputs(self, images: Tensor, plan: MaskPlan) -> list[Tensor]:
         """Visible tokens (B, N, C) after each stage; the last ones after the final norm."""
         first = plan.stages[0]
-        shared = plan.num_plans == 1
         x_BNC = embed_visible(self.embed, images, first.tokens, visible_tokens(first))
+        return self.run_stages(x_BNC, plan)
+
+    def run_stages(self, x_BNC: Tensor, plan: MaskPlan) -> list[Tensor]:
+        """As :meth:`stage_outputs`, of visible tokens (B, N, C) after the patch embedding."""
+        shared = plan.num_plans == 1
         outputs = []
         for stage, stage_plan in zip(_stages(self.backbone), plan.stages, strict=True):
             x_BNC = _run_stage(stage, x_BNC, stage_plan, shared)
@@ -86,7 +91,10 @@ def _run_stage(stage: SwinTransformerStage, x_BNC: Tensor, plan: StagePlan, shar
         children = select(plan.children, x_BNC, shared)
         merged = children.reshape(x_BNC.shape[0], -1, 4 * x_BNC.shape[2])
         merging = stage.downsample
-        x_BNC = merging.reduction(apply_norm(merging.norm, merged, visible))
+        reduced = norm_linear(merging.norm, merging.reduction, merged)
+        if reduced is None:
+            reduced = merging.reduction(apply_norm(merging.norm, merged, visible))
+        x_BNC = reduced
     pairs = {key: rows.pair_index() for key, rows in plan.rows.items()}
     for block in _blocks(stage):
         key = _window_key(block)
@@ -106,10 +114,15 @@ def _run_block(
     shared: bool,
     x_BNC: Tensor,
 ) -> Tensor:
-    y_BNC = apply_norm(block.norm1, x_BNC, visible)
-    y_BNC = window_attention(block.attn, y_BNC, rows, pairs_RGG, shared)
+    qkv_BNE = norm_linear(block.norm1, block.attn.qkv, x_BNC)
+    if qkv_BNE is None:
+        qkv_BNE = block.attn.qkv(apply_norm(block.norm1, x_BNC, visible))
+    y_BNC = window_attention(block.attn, qkv_BNE, rows, pairs_RGG, shared)
     x_BNC = x_BNC + block.drop_path1(y_BNC)
-    return x_BNC + block.drop_path2(block.mlp(apply_norm(block.norm2, x_BNC, visible)))
+    z_BNC = norm_mlp(block.norm2, block.mlp, x_BNC)
+    if z_BNC is None:
+        z_BNC = block.mlp(apply_norm(block.norm2, x_BNC, visible))
+    return x_BNC + block.drop_path2(z_BNC)
 
 
 def _window_key(block: SwinTransformerBlock) -> tuple[Pair, Pair]:

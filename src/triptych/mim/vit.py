@@ -29,7 +29,8 @@ from triptych.mim.windows import Lattice, Pair
 class VisibleViT(VisibleEncoder):
     """Visible-token encoder of timm's VisionTransformer; a mask unit is one patch.
 
-    Prefix tokens (cls, registers) take part in every block; the latents are those of the patches.
+    Prefix tokens (cls, registers) take part in every block; the latents are those of the patches,
+    with ``keep_prefix`` behind the prefix tokens' (B, A + K, C).
 
     Raises:
         ValueError: the backbone has parts that this encoder does not know.
@@ -37,7 +38,7 @@ class VisibleViT(VisibleEncoder):
 
     backbone: VisionTransformer
 
-    def __init__(self, backbone: VisionTransformer) -> None:
+    def __init__(self, backbone: VisionTransformer, *, keep_prefix: bool = False) -> None:
         embed = check_patch_embedding(backbone)
         for number, block in enumerate(backbone.blocks):
             if type(block) is not Block:
@@ -49,6 +50,7 @@ class VisibleViT(VisibleEncoder):
                 "the backbone drops patches by itself; build it with patch_drop_rate=0"
             )
         super().__init__(backbone, embed.patch_size[0], Lattice.backbone)
+        self.dropped = 0 if keep_prefix else backbone.num_prefix_tokens
 
     def stage_shapes(self, image_size: Pair) -> tuple[StageShape, ...]:
         """See :meth:`VisibleEncoder.stage_shapes`."""
@@ -68,7 +70,7 @@ class VisibleViT(VisibleEncoder):
                 x_BNC = checkpoint(_run_block, block, x_BNC, visible, use_reentrant=False)
             else:
                 x_BNC = _run_block(block, x_BNC, visible)
-        return apply_norm(model.norm, x_BNC, visible)[:, model.num_prefix_tokens :]
+        return apply_norm(model.norm, x_BNC, visible)[:, self.dropped :]
 
     def _add_positions(self, x_BNC: Tensor, tokens_PN: Tensor, grid: Pair) -> Tensor:
         """Add the visible patches' position embeddings, and put the prefix tokens in front."""

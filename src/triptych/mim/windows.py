@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class WindowLattice:
     ``window`` (T) is the window of each token, ``position`` (T) a code of its place in it: the row
     of the relative position bias table for query i and key j is
     ``position[i] - position[j] + centre``. The same for padding in ``pad_window`` and
-    ``pad_position`` (Q).
+    ``pad_position`` (Q). ``area`` is the number of positions in a whole window.
     """
 
     window: np.ndarray
@@ -54,6 +54,17 @@ class WindowLattice:
     num_windows: int
     centre: int
     table_rows: int
+    area: int
+
+    @cached_property
+    def by_window(self) -> np.ndarray:
+        """The tokens (T) window by window, in row-major order within each."""
+        return np.argsort(self.window, kind="stable")
+
+    @cached_property
+    def largest(self) -> int:
+        """Tokens and padding of the window that has most of both."""
+        return int(np.bincount(np.concatenate((self.window, self.pad_window))).max())
 
 
 def resolve(lattice: Lattice, *, hidden: bool) -> Lattice:
@@ -90,6 +101,7 @@ def window_lattice(grid: Pair, window: Pair, shift: Pair, lattice: Lattice) -> W
         num_windows=len(ids),
         centre=(window[0] - 1) * stride + window[1] - 1,
         table_rows=(2 * window[0] - 1) * stride,
+        area=window[0] * window[1],
     )
 
 

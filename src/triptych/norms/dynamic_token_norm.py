@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from triptych.norms.kernels import cpu, fused
 from triptych.norms.options import check_options, pooling_cell
 from triptych.norms.position_weights import PositionWeights
+from triptych.norms.prefix import check_prefix, moments_of_prefix, moments_with_prefix
 from triptych.norms.statistics import neighbourhood_moments, token_moments
-from triptych.tokens import TokenGrid, VisibleTokens
+from triptych.tokens import TokenGrid, VisibleTokens, visible_mask
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Sums divided by less would lose digits of float32 to underflow.
@@ -45,8 +46,11 @@ class DynamicTokenNorm(nn.Module):
         mean: "mixed" or "token".
         pool_to: average tokens into at most this many cells a side before taking the
             neighbourhood's statistics, as the official code does with 14; None for exact ones.
-        prefix_tokens: leading tokens (cls and the like) outside the grid. They are normalised
-            with their own statistics alone, and no neighbourhood holds them.
+        prefix_tokens: leading tokens (cls and the like) outside the grid.
+        prefix: "own" statistics alone for them, and no neighbourhood holds them; "source", of
+            the grid's neighbourhoods, or "member", target too: see :mod:`triptych.norms.prefix`.
+            The last two add ``prefix_score`` (H, prefix_tokens), which starts at 0: a prefix
+            token counts as the target itself does.
         init: "locality" or "released", see :class:`PositionWeights`.
         eps: added to the mean square and to the variance.
 
@@ -64,13 +68,16 @@ class DynamicTokenNorm(nn.Module):
         mean: str = "mixed",
         pool_to: int | None = None,
         prefix_tokens: int = 0,
+        prefix: str = "own",
         init: str = "locality",
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
         check_options(dim, num_heads, form, mean, prefix_tokens, eps)
+        check_prefix(prefix, prefix_tokens, pool_to)
         self.dim, self.num_heads, self.eps = dim, num_heads, eps
-        self.form, self.mean, self.prefix_tokens = form, mean, prefix_tokens
+        self.form, self.mean = form, mean
+        self.prefix_tokens, self.prefix = prefix_tokens, prefix
         self.grid = TokenGrid.of(grid_size)
         self.cell = pooling_cell(self.grid, pool_to)
         self.weight = nn.Parameter(torch.ones(dim))
@@ -84,6 +91,9 @@ class DynamicTokenNorm(nn.Module):
         self.register_parameter(
             "var_norm_weight", nn.Parameter(torch.zeros(num_heads)) if own_ratio else None
         )
+        self.prefix_score: Tensor | None
+        scores = nn.Parameter(torch.zeros(num_heads, prefix_tokens)) if prefix != "own" else None
+        self.register_parameter("prefix_score", scores)
         sequence = isinstance(grid_size, int)
         self.pos_proj = PositionWeights(num_heads, sequence=sequence, init=init)
 
@@ -94,7 +104,8 @@ class DynamicTokenNorm(nn.Module):
             x: (B, N, C), or (B, height, width, C) without prefix tokens.
             visible: bool (T,) or (B, T), the tokens of the grid that exist; all if None. With
                 N = prefix + T the absent ones are ignored and come back as 0; with N = prefix +
-                number visible, x holds the visible ones only, in row-major order.
+                number visible, x holds the visible ones only, in row-major order. A sequence may
+                be shorter than ``grid_size``: ``visible`` is then as long as the sequence.
 
         Returns:
             A tensor like x in shape and dtype. Statistics are computed in at least float32.
@@ -116,39 +127,46 @@ class DynamicTokenNorm(nn.Module):
         """
         return self._by_torch(self._flatten(x), visible).view(x.shape)
 
+    def _grid_of(self, x_BNC: Tensor, visible: Tensor | None) -> TokenGrid:
+        """The grid of this call: shorter than the norm's where a sequence and its mask are."""
+        tokens = x_BNC.shape[1] - self.prefix_tokens
+        shorter = visible is not None and visible.shape[-1] == tokens < self.grid.count
+        sequence = self.pos_proj.sequence and self.cell == (1, 1)
+        return TokenGrid(1, tokens) if sequence and shorter else self.grid
+
     def _is_fused(self, x_BNC: Tensor, visible: Tensor | None) -> bool:
+        grid = self._grid_of(x_BNC, visible)
         compiling = torch.compiler.is_compiling()
         fits = (
-            x_BNC.device.type == "cpu"
-            and x_BNC.dtype in FUSED_DTYPES
+            x_BNC.dtype in FUSED_DTYPES
             and self.cell == (1, 1)
-            and max(self.grid.height, self.grid.width) <= cpu.LONGEST_SIDE
+            and self.prefix == "own"
             and (compiling or not torch._C._are_functorch_transforms_active())
-            and _has_kernel()
+            and max(grid.height, grid.width) <= _longest_side(x_BNC.device.type)
         )
-        if visible is None or not fits:
+        if visible is None or not fits or x_BNC.device.type != "cpu":
             return fits
-        # With hidden tokens the kernel divides by the share of the visible ones, at least a
+        # With hidden tokens the CPU kernel divides by the share of the visible ones, at least a
         # token's own. To look at that would break a compiled graph.
         return not compiling and (
-            cpu.own_share(self.pos_proj.weight, self.grid.height, self.grid.width) > LEAST_SHARE
+            cpu.own_share(self.pos_proj.weight, grid.height, grid.width) > LEAST_SHARE
         )
 
     def _by_kernel(self, x_BNC: Tensor, visible: Tensor | None) -> Tensor:
-        tokens = x_BNC.shape[1] - self.prefix_tokens
+        grid, tokens = self._grid_of(x_BNC, visible), x_BNC.shape[1] - self.prefix_tokens
         mask_MT = None
         if visible is None:
             self._check_full(tokens)
         else:
-            mask_MT = _check_visible(visible, self.grid, x_BNC.shape[0], tokens)
+            mask_MT = visible_mask(visible, grid, x_BNC.shape[0], tokens)
         mean_logit_H, variance_logit_H = self._logits()
         return fused.normalize(
             x_BNC,
             (self.weight, self.bias, mean_logit_H, variance_logit_H, self.pos_proj.weight),
             mask_MT,
             cpu.Geometry(
-                self.grid.height,
-                self.grid.width,
+                grid.height,
+                grid.width,
                 self.prefix_tokens,
                 self.form == "released",
                 self.eps,
@@ -156,19 +174,19 @@ class DynamicTokenNorm(nn.Module):
         )
 
     def _by_torch(self, x_BNC: Tensor, visible: Tensor | None) -> Tensor:
-        tokens = x_BNC.shape[1] - self.prefix_tokens
+        grid, tokens = self._grid_of(x_BNC, visible), x_BNC.shape[1] - self.prefix_tokens
         if visible is None:
             self._check_full(tokens)
             kept = None
         else:
-            kept = VisibleTokens.of(visible, self.grid, x_BNC.shape[0], tokens)
+            kept = VisibleTokens.of(visible, grid, x_BNC.shape[0], tokens)
         dtype = torch.promote_types(x_BNC.dtype, torch.float32)
         with torch.autocast(device_type=x_BNC.device.type, enabled=False):
             x_BNHD = x_BNC.to(dtype).unflatten(2, (self.num_heads, -1))
-            prefix, grid = x_BNHD[:, : self.prefix_tokens], x_BNHD[:, self.prefix_tokens :]
-            z_BNHD = self._normalize_grid(grid, kept)
-            if self.prefix_tokens:
-                z_BNHD = torch.cat((self._normalize_prefix(prefix), z_BNHD), 1)
+            prefix, rest = x_BNHD.tensor_split((self.prefix_tokens,), 1)
+            if kept is not None and kept.index is None:
+                rest = kept.on_grid(rest)
+            z_BNHD = self._normalize(prefix, rest, grid, kept)
             y_BNC = torch.addcmul(self.bias.to(dtype), z_BNHD.flatten(2), self.weight.to(dtype))
         if kept is not None and kept.index is None:
             y_BNC = self._zero_absent(y_BNC, kept.mask)
@@ -185,25 +203,31 @@ class DynamicTokenNorm(nn.Module):
         assert shared is not None  # one of the two always exists
         return mean, shared
 
-    def _normalize_grid(self, x_BNHD: Tensor, kept: VisibleTokens | None) -> Tensor:
-        if kept is not None and kept.index is None:
-            x_BNHD = kept.on_grid(x_BNHD)
-        u_BNHD = self._prepare(x_BNHD)
-        token_mean, token_variance = token_moments(u_BNHD, unbiased=self.form == "released")
-        mean_BNHD, variance_BNHD = neighbourhood_moments(
-            u_BNHD, self.pos_proj.weight.to(u_BNHD.dtype), self.grid, kept, self.cell
-        )
-        mean_ratio_H, variance_ratio_H = self.ratios(x_BNHD.dtype)
-        variance_BNHD = _mix(token_variance, variance_BNHD, variance_ratio_H)
-        if mean_ratio_H is None:
-            mean_BNHD = token_mean
-        else:
-            mean_BNHD = _mix(token_mean, mean_BNHD, mean_ratio_H)
-        return (u_BNHD - mean_BNHD) * (variance_BNHD + self.eps).rsqrt()
+    def _normalize(
+        self, prefix_BPHD: Tensor, x_BNHD: Tensor, grid: TokenGrid, kept: VisibleTokens | None
+    ) -> Tensor:
+        """All tokens normalised, prefix first; absent ones are 0 in ``x_BNHD``."""
+        prefix_BPHD, u_BNHD = self._prepare(prefix_BPHD), self._prepare(x_BNHD)
+        weight_H3 = self.pos_proj.weight.to(u_BNHD.dtype)
+        around = neighbourhood_moments(u_BNHD, weight_H3, grid, kept, self.cell)
+        around_prefix = None
+        if self.prefix_score is not None:
+            score_HP = self.prefix_score.to(u_BNHD.dtype)
+            around = moments_with_prefix(prefix_BPHD, around, score_HP, weight_H3, grid, kept)
+            if self.prefix == "member":
+                around_prefix = moments_of_prefix(prefix_BPHD, u_BNHD, score_HP, kept)
+        z_BNHD = self._standardize(u_BNHD, around)
+        if self.prefix_tokens == 0:
+            return z_BNHD
+        return torch.cat((self._standardize(prefix_BPHD, around_prefix), z_BNHD), 1)
 
-    def _normalize_prefix(self, x_BNHD: Tensor) -> Tensor:
-        u_BNHD = self._prepare(x_BNHD)
+    def _standardize(self, u_BNHD: Tensor, around: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Tokens with their own moments mixed with those ``around`` them; their own if None."""
         mean, variance = token_moments(u_BNHD, unbiased=self.form == "released")
+        if around is not None:
+            mean_ratio_H, variance_ratio_H = self.ratios(u_BNHD.dtype)
+            variance = _mix(variance, around[1], variance_ratio_H)
+            mean = mean if mean_ratio_H is None else _mix(mean, around[0], mean_ratio_H)
         return (u_BNHD - mean) * (variance + self.eps).rsqrt()
 
     def _prepare(self, x_BNHD: Tensor) -> Tensor:
@@ -246,22 +270,13 @@ class DynamicTokenNorm(nn.Module):
         return (
             f"{self.dim}, num_heads={self.num_heads}, grid={self.grid}, form={self.form!r}, "
             f"mean={self.mean!r}, cell={self.cell}, prefix_tokens={self.prefix_tokens}, "
-            f"eps={self.eps}"
+            f"prefix={self.prefix!r}, eps={self.eps}"
         )
 
 
 @torch.compiler.assume_constant_result
-def _has_kernel() -> bool:
-    return cpu.kernel_status().fused
-
-
-def _check_visible(visible: Tensor, grid: TokenGrid, batch: int, count: int) -> Tensor:
-    """``visible`` as (M, T); refuses what :meth:`VisibleTokens.of` refuses, but does not sort."""
-    if visible.dtype == torch.bool and visible.shape in ((grid.count,), (batch, grid.count)):
-        mask_MT = visible.reshape(-1, grid.count)
-        if count == grid.count or bool((mask_MT.sum(1) == count).all()):
-            return mask_MT
-    return VisibleTokens.of(visible, grid, batch, count).mask
+def _longest_side(device_type: str) -> int:
+    return fused.longest_side(device_type)
 
 
 def _mix(token_BN11: Tensor, neighbourhood_BNHD: Tensor, ratio_H: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 
 from triptych.norms import baselines
 from triptych.norms.dynamic_token_norm import DynamicTokenNorm
+from triptych.norms.padding import SequenceMask
 from triptych.norms.sites.find import find_sites, native_norm
 from triptych.norms.sites.levit import exchange_norm
 from triptych.norms.sites.site import NormSites, Replacement
@@ -37,13 +38,16 @@ def replace_norms(
     form: str = "released",
     mean: str = "mixed",
     pool_to: int | None = None,
+    prefix: str = "own",
     init: str = "locality",
     last_plain: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> list[Replacement]:
     """Exchange the norms of ``model``, in place, at the paper's sites; return them in order.
 
-    Gain and bias are carried over.
+    Gain and bias are carried over. In BigBird and Reformer, DTN takes the attention mask of the
+    forward pass, so that padding has no part in its statistics; of the other norms "bn", "in" and
+    "gn" look at padding too.
 
     Args:
         model: a timm VisionTransformer (DeiT included), SwinTransformer, Twins, PVT v2 or LeViT,
@@ -51,7 +55,7 @@ def replace_norms(
             of :mod:`triptych.backbones`.
         norm: one of :data:`NORM_NAMES`, of which the backbone's own ("bn" for LeViT, else "ln")
             leaves the model as it is, or a factory such as :class:`DynamicTokenNorm`.
-        form, mean, pool_to, init: options of :class:`DynamicTokenNorm`.
+        form, mean, pool_to, prefix, init: options of :class:`DynamicTokenNorm`.
         last_plain: how many of the last blocks keep their norm; by default as the backbone's
             part of :mod:`triptych.norms.sites` says: for ViT 2 as published, for most others 0.
         image_size: (height, width) in pixels, for PVT v2, which does not know its grids.
@@ -60,7 +64,7 @@ def replace_norms(
         ValueError: the backbone or the norm is unknown, a site holds another norm, an option
             does not apply, or a width is not divisible by its heads.
     """
-    options = {"form": form, "mean": mean, "pool_to": pool_to, "init": init}
+    options = {"form": form, "mean": mean, "pool_to": pool_to, "prefix": prefix, "init": init}
     factory = _factory(norm, options)
     known = find_sites(model, image_size)
     sites = _chosen(known, last_plain)
@@ -70,6 +74,9 @@ def replace_norms(
     for site, old, new in made:
         _carry_over(old, new)
         exchange_norm(model, site.path, new)
+    looking = [new for _, _, new in made if isinstance(new, DynamicTokenNorm)]
+    if known.masked_by is not None and looking:
+        SequenceMask().attach(model.get_submodule(known.masked_by), looking)
     return sites
 
 
@@ -108,15 +115,21 @@ _FACTORIES: dict[str, NormFactory] = {
     "gn": _group_norm,
     "scale": _by_width(baselines.ScaleNorm),
 }
+_PLAIN = {
+    "form": "released",
+    "mean": "mixed",
+    "pool_to": None,
+    "prefix": "own",
+    "init": "locality",
+}
 NORM_NAMES = tuple(dict.fromkeys(("ln", "dtn", *_FACTORIES)))
 
 
 def _factory(norm: str | NormFactory, options: dict) -> NormFactory:
     if norm == "dtn" or norm is DynamicTokenNorm:
         return _dtn(options)
-    plain = {"form": "released", "mean": "mixed", "pool_to": None, "init": "locality"}
     for name, value in options.items():
-        if value != plain[name]:
+        if value != _PLAIN[name]:
             raise ValueError(f"{name}={value!r} is an option of 'dtn' alone, but norm={norm!r}")
     if not isinstance(norm, str) and callable(norm):
         return norm

@@ -17,6 +17,7 @@ import pandas as pd
 
 from triptych.records import SCHEMA
 from triptych.study.wording import LABELS, axis_rank
+from triptych.tasks.metric_log import DTN_SECTION
 
 Record = Mapping[str, Any]
 Setting = tuple[str, str, str]
@@ -286,7 +287,12 @@ def curves_table(records: Sequence[Record], folder: Path) -> tuple[pd.DataFrame,
             continue
         path = run_folder(folder, record) / record["curves"]
         try:
-            rows += [{"cell": record["cell"], **row} for row in read_curves(path)]
+            # Those from inside DTN are hundreds; each run's picture dtn_mixing holds them together.
+            rows += [
+                {"cell": record["cell"], **row}
+                for row in read_curves(path)
+                if not row["name"].startswith(f"{DTN_SECTION}/")
+            ]
         except FileNotFoundError:
             problems.append(f"Curves missing: {path.relative_to(folder)}.")
         except ValueError as error:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import pandas as pd
 
+from triptych.mirror import curve_key as curve_key
 from triptych.study.cells import (
     Cell,
     Record,
@@ -33,11 +34,6 @@ STAGES = ("pretrain", "task")
 def step_key(stage: str) -> str:
     """The x-axis that a mirror logs with the curves of a stage: ``pretrain/step``."""
     return f"{stage}/step"
-
-
-def curve_key(stage: str, name: str) -> str:
-    """Name of a curve in a mirror: ``pretrain/train/loss``."""
-    return f"{stage}/{name}"
 
 
 def picture_key(name: str) -> str:
@@ -84,7 +80,7 @@ class ImagePanel:
 
 
 TableName = Literal[
-    "comparison", "sentences", "differences", "cost", "settings", "failures", "runs"
+    "comparison", "sentences", "differences", "findings", "cost", "settings", "failures", "runs"
 ]
 
 
@@ -145,6 +141,7 @@ def default_dashboard(study: Study) -> Dashboard:
     settings = by_setting(study.cells)
     sections = [
         _result_section(study, settings),
+        _findings_section(settings),
         _cost_section(settings),
         _curve_section(study, settings),
         _picture_section(settings),
@@ -172,6 +169,22 @@ def _result_section(study: Study, settings: dict[Setting, list[Cell]]) -> Sectio
         "Holm p is adjusted over all comparisons of the same metric in this study."
     )
     return Section("Result", tuple(panels), note)
+
+
+def _findings_section(settings: dict[Setting, list[Cell]]) -> Section:
+    asked = [
+        setting
+        for setting, cells in settings.items()
+        if any(name.startswith("findings/") for name in all_metrics(cells))
+    ]
+    panels = tuple(TablePanel(setting_name(setting), "findings", setting) for setting in asked)
+    note = (
+        "Statements of arXiv 2210.07646 asked of every run on the same probe set. Numbers are "
+        "means over seeds with 95 % t-intervals; a statement is judged run by run, by intervals "
+        "over images. Paired differences between cells stand under Result, in the table of all "
+        "that varies with the seed."
+    )
+    return Section("Findings", panels, note)
 
 
 def _capital(text: str) -> str:

@@ -13,8 +13,9 @@ from triptych.records import RecordError, write_atomically
 from triptych.study import plots
 from triptych.study.cells import by_setting, group_cells, headline_metric
 from triptych.study.comparisons import difference_sentence, headline_comparisons
+from triptych.study.findings import findings_table
 from triptych.study.outcome import study_records
-from triptych.study.report import DIFFERENCES, SUMMARY, agreed_facts
+from triptych.study.report import DIFFERENCES, FINDINGS, SUMMARY, agreed_facts
 from triptych.study.tables import (
     COST_METRICS,
     differences_table,
@@ -23,7 +24,10 @@ from triptych.study.tables import (
 )
 from triptych.study.wording import metric_name, setting_name, value_name
 
-PICTURES = ("reconstruction", "rollout", "token_magnitude", "attention_distance")
+PICTURES = (
+    *("reconstruction", "rollout", "token_magnitude", "attention_distance"),
+    *("findings", "grouping", "robustness"),
+)
 Record = Mapping[str, Any]
 
 
@@ -48,6 +52,9 @@ def publish(study: Path, experiments: Path, readme: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     write_atomically(target / SUMMARY, summary_table(records).to_csv(index=False))
     write_atomically(target / DIFFERENCES, differences_table(records).to_csv(index=False))
+    findings = findings_table(records, study)
+    if len(findings):
+        write_atomically(target / FINDINGS, findings.to_csv(index=False))
     _draw(records, target)
     _copy_pictures(records, study, target)
     text = result_text(records)

@@ -12,6 +12,7 @@ from string import Template
 from triptych.records import write_atomically
 from triptych.study import markup
 from triptych.study.cells import STATUSES, Record
+from triptych.study.findings import findings_table
 from triptych.study.panels import (
     Dashboard,
     ImagePanel,
@@ -27,6 +28,7 @@ from triptych.study.tables import differences_table, summary_table
 from triptych.study.wording import LABELS, axis_rank, value_name
 
 REPORT, SUMMARY, DIFFERENCES = "report.html", "summary.csv", "differences.csv"
+FINDINGS = "findings.csv"
 
 
 def build_report(
@@ -57,6 +59,9 @@ def build_report(
     page = render_page(spec, study, missing_seeds(records) if missing is None else missing)
     write_atomically(folder / SUMMARY, summary_table(records).to_csv(index=False))
     write_atomically(folder / DIFFERENCES, differences_table(records).to_csv(index=False))
+    findings = findings_table(records, folder)
+    if len(findings):
+        write_atomically(folder / FINDINGS, findings.to_csv(index=False))
     write_atomically(folder / REPORT, page)
     return folder / REPORT
 

@@ -21,6 +21,7 @@ from triptych.study.comparisons import (
     difference_sentence,
     headline_comparisons,
 )
+from triptych.study.findings import findings_html
 from triptych.study.panels import BarPanel, LinePanel, Panel, ScatterPanel, Study, TablePanel
 from triptych.study.tables import COST_METRICS, mean_text
 from triptych.study.wording import (
@@ -47,6 +48,8 @@ def table_panel(panel: TablePanel, study: Study) -> str:
     match panel.table:
         case "comparison":
             return title + comparison_table(cells)
+        case "findings":
+            return title + findings_html(study.records, study.folder, cells)
         case "cost":
             return title + cost_table(cells)
         case "sentences":

@@ -19,11 +19,15 @@ VALUE_NAMES = {
     "dyt": "DyT",
     "none": "no pre-training",
     "standard": "standard MIM",
+    "mae": "MAE",
+    "uniform": "uniform masking",
+    "checkpoint": "weights from a file",
     "greenmim": "GreenMIM",
 }
 METRIC_NAMES = {
     "test/accuracy": "accuracy",
     "test/accuracy_top5": "top-5 accuracy",
+    "test/accuracy_commonest": "accuracy of the commonest answer",
     "time/total": "total training time",
     "time/pretrain": "pre-training time",
     "time/task": "task training time",
@@ -62,7 +66,7 @@ METRIC_NOTES = {
     "time/task": "seconds of training for the task",
     "time/total": "seconds of pre-training and of training for the task together",
 }
-UNSCALED_UNITS = ("s", "MiB", "MiB/image", "GiB", "fraction")
+UNSCALED_UNITS = ("s", "MiB", "MiB/image", "MiB/sequence", "GiB", "fraction")
 # Baselines stand first, the methods under study last; what is unknown stands between, by name.
 _RANK = {
     "norm": {"ln": 0, "dtn": 2},

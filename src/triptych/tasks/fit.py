@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.callbacks import Callback, Timer
 from torch.utils.data import DataLoader
 
 from triptych.data.loading import ResumableLoader
@@ -73,8 +73,11 @@ def fit(
     log: MetricLog,
     seed: int,
     sink: ProgressSink,
+    callbacks: Sequence[Callback] = (),
 ) -> float:
     """Train ``module`` in ``folder``, going on from the newest whole checkpoint there.
+
+    ``callbacks`` are called before the end of an epoch is written to a checkpoint.
 
     Returns the seconds that training took, those of earlier processes included.
 
@@ -111,6 +114,7 @@ def fit(
                 StepSeed(seed, log.stage),
                 Position(),
                 FiniteGuard(folder),
+                *callbacks,
                 CurveWriter(log),
                 ProgressReporter(sink, log.stage),
                 saver,

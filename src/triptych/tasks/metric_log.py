@@ -11,6 +11,8 @@ from triptych.records import RecordError, write_atomically
 
 Row = dict[str, Any]
 Listener = Callable[[list[Row]], None]
+# First word of the names of numbers from inside DTN layers: a section of many curves.
+DTN_SECTION = "dtn"
 
 
 class MetricLog:

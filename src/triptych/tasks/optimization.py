@@ -2,8 +2,8 @@
 
 AdamW; no weight decay on vectors, tokens, position tables and DTN's position weights and mixing
 logits (decay would pull the neighbourhood to the whole grid and the mixture to one half), which
-may also learn at a rate of their own; layer-wise learning-rate decay; linear warm-up from zero
-and half a cosine, updated every step.
+may also learn at a rate of their own; layer-wise learning-rate decay; linear warm-up from zero,
+then half a cosine or the inverse square root of the step, updated every step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 REFERENCE_BATCH = 256
-POSITION = ("pos_proj", "mean_norm_weight", "var_norm_weight")
+POSITION = ("pos_proj", "mean_norm_weight", "var_norm_weight", "prefix_score")
 UNDECAYED = ("pos_embed", "cls_token", "mask_token", "relative_position_bias_table", *POSITION)
 
 
@@ -26,7 +26,8 @@ UNDECAYED = ("pos_embed", "cls_token", "mask_token", "relative_position_bias_tab
 class OptimizerSettings:
     """``learning_rate`` is for 256 images and is scaled by ``batch_size`` / 256.
 
-    ``position_lr_factor`` multiplies it for DTN's position weights and mixing logits.
+    ``position_lr_factor`` multiplies it for DTN's position weights and mixing logits. With
+    ``inverse_sqrt`` the rate falls as sqrt(warm-up / step) after warm-up, else as a cosine.
     """
 
     learning_rate: float
@@ -38,6 +39,7 @@ class OptimizerSettings:
     batch_size: int
     layer_decay: float = 1.0
     position_lr_factor: float = 1.0
+    inverse_sqrt: bool = False
 
     @property
     def peak(self) -> float:
@@ -101,6 +103,8 @@ def schedule_factor(step: int, *, steps_per_epoch: int, settings: OptimizerSetti
     if step < warmup:
         return (step + 1) / warmup
     floor = min(1.0, settings.min_learning_rate / settings.peak)
+    if settings.inverse_sqrt:
+        return max(floor, math.sqrt(max(1, warmup) / max(1, step + 1)))
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 

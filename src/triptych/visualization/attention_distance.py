@@ -4,7 +4,8 @@ Mean attention distance of a head: Σ_k A[q, k]·‖p_q − p_k‖₂, averaged 
 Prefix tokens have no place and padding no content, so neither is a query or a key here. The raw
 form leaves their mass out; the renormalised form shares it out over the grid keys.
 
-Shapes: B images, W windows, H heads, K tokens in a window, N grid tokens.
+Shapes: B images, W windows, H heads, Q queries and K keys of a window, N grid tokens, M tokens that
+keys are made of.
 """
 
 from __future__ import annotations
@@ -98,61 +99,90 @@ def attention_entropy(attention: Tensor) -> Tensor:
 def attention_distances(captured: Capture) -> tuple[BlockDistances, ...]:
     """Distances and entropy of every block, without forming dense matrices for windows.
 
+    In steps of the keys' grid. Distances to a reduced key are means over its tokens.
+
     Raises:
-        ValueError: the capture holds no attention.
+        ValueError: the capture holds no attention, or of visible tokens alone.
     """
-    return tuple(_block_distances(block, captured.prefix_tokens) for block in captured.blocks)
+    return tuple(_block_distances(block) for block in captured.blocks)
 
 
-def _block_distances(block: BlockCapture, prefix: int) -> BlockDistances:
-    attention = block.attention_map
-    valid_WK = attention.token_index >= prefix
-    keys_WKK = valid_WK[:, None, :] & valid_WK[:, :, None]
-    grid_BWHKK = attention.probabilities * keys_WKK[:, None]
-    mass = grid_BWHKK.sum(-1, keepdim=True).clamp_min(torch.finfo(grid_BWHKK.dtype).tiny)
-    renormalised_BWHKK = grid_BWHKK / mass
-    uniform_WKK = (attention.reachable & keys_WKK).to(grid_BWHKK.dtype)
-    uniform_WKK = uniform_WKK / uniform_WKK.sum(-1, keepdim=True).clamp_min(1)
+def _block_distances(block: BlockCapture) -> BlockDistances:
+    attention, prefix = block.attention_map, block.prefix_tokens
+    if block.visible is not None:
+        raise ValueError(
+            f"block {block.name} ran on visible tokens alone, whose distances depend on the mask; "
+            "capture the backbone itself"
+        )
+    valid_WQ = attention.token_index >= prefix
+    # Keys made of several tokens have no prefix token among them.
+    valid_WK = attention.keys >= (prefix if attention.spread is None else 0)
+    pairs_WQK = valid_WK[:, None, :] & valid_WQ[:, :, None]
+    grid_BWHQK = attention.probabilities * pairs_WQK[:, None]
+    mass = grid_BWHQK.sum(-1, keepdim=True).clamp_min(torch.finfo(grid_BWHQK.dtype).tiny)
+    renormalised_BWHQK = grid_BWHQK / mass
+    uniform_WQK = (attention.reachable & pairs_WQK).to(grid_BWHQK.dtype)
+    uniform_WQK = uniform_WQK / uniform_WQK.sum(-1, keepdim=True).clamp_min(1)
 
     def distance(probabilities: Tensor, stride: tuple[float, float]) -> Tensor:
-        positions_N2 = token_positions(block.grid, stride).to(probabilities)
-        slots_WK2 = positions_N2[(attention.token_index - prefix).clamp_min(0)]
-        offsets = slots_WK2[:, :, None] - slots_WK2[:, None]
-        distances_WKK = offsets.square().sum(-1).sqrt()
+        distances_WQK = _pair_distances(block, stride).to(probabilities)
         heads_first = probabilities.movedim(-3, 0)
-        per_query = (heads_first * distances_WKK).sum(-1)
-        return (per_query.sum((-1, -2)) / valid_WK.sum()).movedim(0, -1)
+        per_query = (heads_first * distances_WQK).sum(-1)
+        return (per_query.sum((-1, -2)) / valid_WQ.sum()).movedim(0, -1)
 
-    steps, pixels = (1.0, 1.0), (float(block.stride[0]), float(block.stride[1]))
-    uniform_1WHKK = uniform_WKK[None, :, None]
+    steps, pixels = (1.0, 1.0), _key_stride(block)
+    uniform_1WHQK = uniform_WQK[None, :, None]
     return BlockDistances(
         name=block.name,
         stage=block.stage,
-        raw_steps=distance(grid_BWHKK, steps),
-        renormalised_steps=distance(renormalised_BWHKK, steps),
-        raw_pixels=distance(grid_BWHKK, pixels),
-        renormalised_pixels=distance(renormalised_BWHKK, pixels),
+        raw_steps=distance(grid_BWHQK, steps),
+        renormalised_steps=distance(renormalised_BWHQK, steps),
+        raw_pixels=distance(grid_BWHQK, pixels),
+        renormalised_pixels=distance(renormalised_BWHQK, pixels),
         entropy=_entropy_of_tokens(attention),
-        uniform_steps=distance(uniform_1WHKK, steps).item(),
-        uniform_pixels=distance(uniform_1WHKK, pixels).item(),
+        uniform_steps=distance(uniform_1WHQK, steps).item(),
+        uniform_pixels=distance(uniform_1WHQK, pixels).item(),
     )
+
+
+def _key_stride(block: BlockCapture) -> tuple[float, float]:
+    """Pixels of a step on the grid of the keys."""
+    fine = block.key_grid or block.grid
+    return tuple(block.stride[axis] * block.grid[axis] / fine[axis] for axis in (0, 1))  # type: ignore[return-value]
+
+
+def _pair_distances(block: BlockCapture, stride: tuple[float, float]) -> Tensor:
+    """Distances (W, Q, K) in units of ``stride``; of a reduced key, the mean over its tokens."""
+    attention, prefix = block.attention_map, block.prefix_tokens
+    places_M2 = token_positions(block.key_grid or block.grid, stride)
+    if block.key_grid is None:
+        places_N2 = places_M2
+    else:  # a shrinking layer asks from every second token
+        step = (2 * stride[0], 2 * stride[1])
+        places_N2 = token_positions(block.grid, step)
+    queries_WQ2 = places_N2[(attention.token_index.cpu() - prefix).clamp_min(0)]
+    if attention.spread is None:
+        keys_WK2 = places_M2[(attention.keys.cpu() - prefix).clamp_min(0)]
+        return (queries_WQ2[:, :, None] - keys_WK2[:, None]).square().sum(-1).sqrt()
+    to_tokens_WQM = (queries_WQ2[:, :, None] - places_M2).square().sum(-1).sqrt()
+    return to_tokens_WQM @ attention.spread.cpu().to(to_tokens_WQM).T
 
 
 def _entropy_of_tokens(attention: AttentionMap) -> Tensor:
     """Entropy over all keys of the window, averaged over real queries (prefix included): (B, H)."""
-    per_query_BWHK = torch.special.entr(attention.probabilities).sum(-1)
-    real_WK = attention.token_index >= 0
-    return (per_query_BWHK * real_WK[:, None]).sum((1, 3)) / real_WK.sum()
+    per_query_BWHQ = torch.special.entr(attention.probabilities).sum(-1)
+    real_WQ = attention.token_index >= 0
+    return (per_query_BWHQ * real_WQ[:, None]).sum((1, 3)) / real_WQ.sum()
 
 
 def distance_rows(captured: Capture) -> list[dict[str, object]]:
     """One row per block and head, averaged over the images (steps, pixels, nats)."""
     rows: list[dict[str, object]] = []
-    for layer, block in enumerate(attention_distances(captured)):
+    for captured_block, block in zip(captured.blocks, attention_distances(captured), strict=True):
         for head in range(block.entropy.shape[1]):
             rows.append(
                 {
-                    "layer": layer,
+                    "layer": captured_block.index,
                     "block": block.name,
                     "stage": block.stage,
                     "head": head,

@@ -1,29 +1,27 @@
 """One forward pass that keeps what the pictures need: attention, hidden states, norms.
 
-timm's fused kernels never form the attention matrix, so it is computed again from the queries and
-keys that the layer itself made, and held against the layer's own output.
+Fused kernels never form the attention matrix, so it is computed again from the queries and keys
+that the layer itself made, and held against the layer's own output.
 
 Shapes: B images, N tokens (prefix tokens first, then the grid row by row), C channels, H heads,
-W windows, K tokens in a window, D channels of a head.
+W windows, Q queries and K keys of a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-from timm.layers import Attention
-from timm.models.swin_transformer import SwinTransformer, WindowAttention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from triptych.visualization.attention_map import AttentionMap
-from triptych.visualization.tapes import BlockTape
-
-NORM_SITES = ("norm1", "norm2")
+from triptych.visualization.attention_map import AttentionMap, check_head_fusion
+from triptych.visualization.block_layout import BlockLayout
+from triptych.visualization.layouts import backbone_layout
+from triptych.visualization.readers import reader_of
+from triptych.visualization.stage_reduction import Pair, Reduction
+from triptych.visualization.tapes import AttentionTape, BlockTape
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class NormCapture:
     """What one norm was given and what it returned, both (B, N, C).
 
     Attributes:
-        site: "norm1" (before attention) or "norm2" (before the MLP).
+        site: module path under the block: "norm1" (before attention), "norm2" (before the MLP).
         kind: class name of the norm, such as "LayerNorm".
     """
 
@@ -46,6 +44,7 @@ class BlockCapture:
     """One transformer block.
 
     Attributes:
+        index: its place in the forward pass.
         name: module path in the backbone, such as "layers.1.blocks.0".
         stage: index of the stage, 0 for a backbone of one resolution.
         grid: (rows, columns) of its tokens.
@@ -56,18 +55,28 @@ class BlockCapture:
         hidden: (B, N, C), block output, residual stream, before any later norm.
         attention: None where it was not asked for.
         norms: empty where they were not asked for.
+        prefix_tokens: number of tokens before the grid in this block.
+        key_grid: grid of the keys where attention without a skip connection shrinks the grid.
+        reduction: how the tokens of the stage before became this block's; None within a stage.
+        visible: (P, N) grid numbers of the tokens where only some run, one row for the batch or
+            one for each image; None where all do.
     """
 
+    index: int
     name: str
     stage: int
-    grid: tuple[int, int]
-    stride: tuple[int, int]
+    grid: Pair
+    stride: Pair
     heads: int
-    window: tuple[int, int]
-    shift: tuple[int, int]
+    window: Pair
+    shift: Pair
     hidden: Tensor
     attention: AttentionMap | None
     norms: tuple[NormCapture, ...]
+    prefix_tokens: int = 0
+    key_grid: Pair | None = None
+    reduction: Reduction | None = None
+    visible: Tensor | None = None
 
     @property
     def attention_map(self) -> AttentionMap:
@@ -89,26 +98,47 @@ class Capture:
     """What one forward pass of a backbone left behind.
 
     Attributes:
-        blocks: in the order of the forward pass.
-        prefix_tokens: number of tokens before the grid (class token, registers).
+        blocks: in the order of the forward pass; all, or those that were asked for.
+        depth: number of blocks of the backbone.
         reads_class_token: True where the head reads token 0, False where it averages the grid.
         image_size: (height, width) in pixels.
         output: what the model returned.
     """
 
     blocks: tuple[BlockCapture, ...]
-    prefix_tokens: int
+    depth: int
     reads_class_token: bool
-    image_size: tuple[int, int]
+    image_size: Pair
     output: Tensor
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of tokens before the grid (class token, registers) in the last block."""
+        return self.blocks[-1].prefix_tokens
 
     @property
     def stages(self) -> int:
         """Number of stages, that is of token grids."""
         return self.blocks[-1].stage + 1
 
+    def whole(self) -> tuple[BlockCapture, ...]:
+        """All blocks of the backbone.
+
+        Raises:
+            ValueError: only some were kept.
+        """
+        if len(self.blocks) != self.depth:
+            raise ValueError(
+                f"{len(self.blocks)} of {self.depth} blocks were captured; what passes through "
+                "all blocks needs a capture with blocks=None"
+            )
+        return self.blocks
+
     def attention(self) -> Tensor:
         """Dense attention of all blocks, (B, L, H, N, N), for backbones of one stage.
+
+        N counts the prefix tokens of the last block; one that joins late has rows and columns of
+        0 in the blocks before.
 
         Raises:
             ValueError: several stages, whose matrices differ in size.
@@ -118,16 +148,20 @@ class Capture:
                 f"the attention of {self.stages} stages cannot be stacked; "
                 "read each block's attention_map.dense() or use rollout_to_input"
             )
-        return torch.stack([block.attention_map.dense() for block in self.blocks], dim=1)
+        dense = []
+        for block in self.blocks:
+            late = self.prefix_tokens - block.prefix_tokens
+            dense.append(nn.functional.pad(block.attention_map.dense(), (late, 0, late, 0)))
+        return torch.stack(dense, dim=1)
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module gets back the mode that it had."""
+def evaluating(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Eval mode, without gradients or with; every module gets back the mode that it had."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             yield
     finally:
         for module, training in modes:
@@ -135,106 +169,120 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def capture(
-    model: nn.Module, images: Tensor, *, attention: bool = True, norms: bool = True
+    model: nn.Module,
+    images: Tensor,
+    *,
+    attention: bool = True,
+    norms: bool = True,
+    blocks: Sequence[int] | None = None,
+    head_fusion: str | None = None,
+    keep_on: torch.device | str | None = None,
 ) -> Capture:
     """Run ``model`` once on ``images`` (B, channels, height, width) and keep its insides.
 
-    Norms are whatever modules stand at ``norm1`` and ``norm2`` of each block. Attention is
-    computed in float32 (float64 for a float64 model). Memory: B·H·N·K floats per block.
+    Norms are whatever modules stand at the norm sites of each block. Attention is computed in
+    float32 (float64 for a float64 model). The model is run in eval mode without gradients and may
+    be frozen. Memory: B·H·N·K floats of attention per block that is kept (B·N·K with
+    ``head_fusion``), and one block's more while it runs.
+
+    Args:
+        model: a ViT, Swin, Twins, PVT, LeViT or T2T-ViT with any norms.
+        attention, norms: whether to keep them.
+        blocks: numbers of the blocks to keep, negative ones from the end; all by default.
+        head_fusion: keep heads fused by "mean", "max" or "min" in place of each.
+        keep_on: device to move what is kept to as soon as a block has run.
 
     Raises:
-        ValueError: not a timm VisionTransformer or SwinTransformer, or attention of another kind.
+        ValueError: another kind of model or attention, a block that there is not, or a model that
+            drops tokens.
         RuntimeError: the recomputed attention does not reproduce the layer's own output.
     """
-    named_blocks = _named_blocks(model)
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    layout = backbone_layout(model, size)
+    chosen = choose_blocks(blocks, len(layout.blocks))
+    if head_fusion is not None:
+        check_head_fusion(head_fusion)
+
+    def finish(made: AttentionMap) -> AttentionMap:
+        made = made if head_fusion is None else made.fused(head_fusion)
+        return made if keep_on is None else made.to(keep_on)
+
     with ExitStack() as stack:
-        tapes = [
-            BlockTape(block, stack, attention=attention, sites=NORM_SITES if norms else ())
-            for _, _, block in named_blocks
-        ]
+        attention_tapes = {
+            index: AttentionTape(reader_of(layout.blocks[index]), stack, finish=finish)
+            for index in (chosen if attention else ())
+        }
+        tapes = {
+            index: BlockTape(layout.blocks[index], stack, norms=norms, keep_on=keep_on)
+            for index in chosen
+        }
         stack.enter_context(evaluating(model))
         output = model(images)
-        image_size = (int(images.shape[-2]), int(images.shape[-1]))
-        blocks = tuple(
-            _block_capture(model, name, stage, tape, image_size)
-            for (name, stage, _), tape in zip(named_blocks, tapes, strict=True)
+        kept = tuple(
+            block_capture(index, layout.blocks[index], tape, attention_tapes.get(index))
+            for index, tape in tapes.items()
         )
-    return Capture(
-        blocks=blocks,
-        prefix_tokens=_prefix_tokens(model),
-        reads_class_token=_reads_class_token(model),
-        image_size=image_size,
-        output=output,
-    )
+    return Capture(kept, len(layout.blocks), layout.reads_class_token, size, output)
 
 
-def _named_blocks(model: Any) -> list[tuple[str, int, nn.Module]]:
-    if isinstance(model, VisionTransformer):
-        blocks = [(f"blocks.{i}", 0, block) for i, block in enumerate(model.blocks)]
-    elif isinstance(model, SwinTransformer):
-        blocks = [
-            (f"layers.{stage}.blocks.{i}", stage, block)
-            for stage, layer in enumerate(model.layers)
-            for i, block in enumerate(cast(nn.Sequential, layer.blocks))
-        ]
-    else:
+def choose_blocks(blocks: Sequence[int] | None, depth: int) -> list[int]:
+    """The numbers of the blocks to keep, in the order of the forward pass.
+
+    Raises:
+        ValueError: no block, or one that there is not.
+    """
+    if blocks is None:
+        return list(range(depth))
+    wrong = [index for index in blocks if not -depth <= index < depth]
+    if wrong or not blocks:
         raise ValueError(
-            f"cannot capture a {type(model).__name__}; "
-            "give a timm VisionTransformer or SwinTransformer"
+            f"blocks={list(blocks)} must name some of the {depth} blocks, {-depth} to {depth - 1}"
         )
-    for name, _, block in blocks:
-        layer = getattr(block, "attn", None)
-        if not isinstance(layer, (Attention, WindowAttention)):
-            raise ValueError(
-                f"cannot capture the attention {type(layer).__name__} of {name}; "
-                "timm's Attention and WindowAttention are supported"
-            )
-    return blocks
+    return sorted({index % depth for index in blocks})
 
 
-def _reads_class_token(model: Any) -> bool:
-    """A class token counts unless the head averages over the grid and leaves it unread."""
-    if isinstance(model, SwinTransformer) or model.cls_token is None:
-        return False
-    return model.global_pool not in ("avg", "avgmax", "max")
-
-
-def _prefix_tokens(model: Any) -> int:
-    return 0 if isinstance(model, SwinTransformer) else int(model.num_prefix_tokens)
-
-
-def _block_capture(
-    model: Any, name: str, stage: int, tape: BlockTape, image_size: tuple[int, int]
+def block_capture(
+    index: int,
+    layout: BlockLayout,
+    tape: BlockTape,
+    attention: AttentionTape | None,
+    visible: Tensor | None = None,
 ) -> BlockCapture:
+    """What was recorded of one block, whose tokens are those at ``visible`` (P, N) or all.
+
+    Raises:
+        ValueError: it returned another number of tokens than it should have.
+    """
     hidden = tape.hidden
-    patch = model.patch_embed.patch_size
-    if isinstance(model, SwinTransformer):
-        grid = (int(hidden.shape[1]), int(hidden.shape[2]))
-        stride = (patch[0] * 2**stage, patch[1] * 2**stage)
-        window, shift = tape.block.window_size, tape.block.shift_size
-    else:
-        grid = model.patch_embed.dynamic_feat_size(image_size)
-        stride = (patch[0], patch[1])
-        window, shift = grid, (0, 0)
-    hidden_BNC = hidden.flatten(1, -2)
-    tokens = _prefix_tokens(model) + grid[0] * grid[1]
-    if hidden_BNC.shape[1] != tokens:
+    on_grid = layout.grid[0] * layout.grid[1] if visible is None else int(visible.shape[1])
+    tokens = layout.prefix_tokens + on_grid
+    if hidden.shape[1] != tokens:
         raise ValueError(
-            f"{name} returned {hidden_BNC.shape[1]} tokens where the image has {tokens}; "
+            f"{layout.name} returned {hidden.shape[1]} tokens where the image has {tokens}; "
             "capture needs a backbone that keeps all its tokens"
         )
+    norms = tuple(
+        NormCapture(
+            site,
+            type(layout.block.get_submodule(site)).__name__,
+            *tape.norm_tokens(site, len(hidden)),
+        )
+        for site in tape.sites
+    )
     return BlockCapture(
-        name=name,
-        stage=stage,
-        grid=grid,
-        stride=stride,
-        heads=int(tape.block.attn.num_heads),
-        window=tuple(window),
-        shift=tuple(shift),
-        hidden=hidden_BNC,
-        attention=tape.attention_map(tokens, grid) if tape.wants_attention else None,
-        norms=tuple(
-            NormCapture(site, type(getattr(tape.block, site)).__name__, *tape.norm_tokens(site))
-            for site in tape.sites
-        ),
+        index=index,
+        name=layout.name,
+        stage=layout.stage,
+        grid=layout.grid,
+        stride=layout.stride,
+        heads=int(getattr(layout.attention, "num_heads", 1)),
+        window=layout.window or layout.grid,
+        shift=layout.shift,
+        hidden=hidden,
+        attention=None if attention is None else attention.attention,
+        norms=norms,
+        prefix_tokens=layout.prefix_tokens,
+        key_grid=layout.key_grid,
+        reduction=layout.reduction,
+        visible=visible,
     )

@@ -19,6 +19,7 @@ from triptych.visualization.figures import (
 from triptych.visualization.figures.attention import relevance_rows
 from triptych.visualization.picture import Picture, save_pictures
 from triptych.visualization.reconstruction import reconstruct, reconstruction_rows
+from triptych.visualization.relevance_gallery import relevance_gallery
 from triptych.visualization.rollout import image_relevance
 from triptych.visualization.style import norm_label
 from triptych.visualization.token_magnitude import (
@@ -26,12 +27,14 @@ from triptych.visualization.token_magnitude import (
     magnitude_rows,
     token_magnitudes,
 )
+from triptych.visualization.view_gallery import view_gallery
 
 __all__ = [
     "Picture",
     "captured_gallery",
     "classifier_gallery",
     "gallery_metrics",
+    "model_gallery",
     "reconstruction_gallery",
     "save_pictures",
 ]
@@ -46,10 +49,12 @@ _RECONSTRUCTION_CAPTION = (
 def classifier_gallery(
     model: nn.Module, images: Tensor, *, mean: Sequence[float], std: Sequence[float]
 ) -> list[Picture]:
-    """Rollout, attention distance and token magnitude of ``model`` on ``images``, in one forward.
+    """Attention, norms, views and relevance of ``model`` on ``images``.
+
+    One forward pass, and two with gradients for the relevance of classes.
 
     Args:
-        model: a timm VisionTransformer or SwinTransformer with any norms.
+        model: a backbone that `capture` knows, with any norms.
         images: (B, C, Y, X) as the model takes them, 1 or 3 channels. All images count in the
             numbers; the rollout figure shows each, so give about eight.
         mean, std: the normalisation of the images, one number for each channel.
@@ -58,11 +63,22 @@ def classifier_gallery(
         ValueError: as `capture` and `unnormalise`.
     """
     pixels = unnormalise(images, mean, std)
-    return captured_gallery(capture(model, images), pixels)
+    return model_gallery(model, capture(model, images), images, pixels)
+
+
+def model_gallery(
+    model: nn.Module, captured: Capture, images: Tensor, pixels: Tensor
+) -> list[Picture]:
+    """The same pictures from a capture made beforehand and the images as [0, 1] pixels too."""
+    return [
+        *captured_gallery(captured, pixels),
+        relevance_gallery(model, images, pixels),
+        *view_gallery(model, captured, images, pixels),
+    ]
 
 
 def captured_gallery(captured: Capture, pixels: Tensor) -> list[Picture]:
-    """The same pictures from a capture made beforehand and the images as [0, 1] pixels."""
+    """Rollout, attention distance and token magnitude, which need the capture alone."""
     magnitudes = token_magnitudes(captured)
     return [
         _rollout_picture(captured, pixels),

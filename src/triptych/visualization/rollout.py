@@ -3,7 +3,8 @@
 A block mixes tokens by Ã = rownorm(fused heads + I); the rollout after block n is Ã_n ⋯ Ã_0.
 Backbones with several token grids multiply the patch-merging averages in between.
 
-Shapes: B images, L blocks, H heads, N tokens of a block, M tokens of the first stage.
+Shapes: B images, L blocks, H heads, N tokens of a block, M tokens of the first stage, P plans of
+visible tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from triptych.visualization.attention_map import fuse_heads
-from triptych.visualization.capture import Capture
+from triptych.visualization.capture import BlockCapture, Capture
+from triptych.visualization.stage_reduction import Reduction
 
 # Rows of a half-precision softmax sum to 1 only to about this.
 _ROW_SUM_SLACK = 0.02
@@ -63,10 +65,11 @@ def mixing_matrix(fused: Tensor, residual: bool) -> Tensor:
     return fused / row_sums
 
 
-def discard_lowest(fused: Tensor, discard: float) -> Tensor:
+def discard_lowest(fused: Tensor, discard: float, *, keep_first: bool = True) -> Tensor:
     """Set the smallest ``discard`` of the entries of each matrix (..., N, N) to 0.
 
-    Entry (0, 0) is counted but kept, as in the vit-explain package.
+    Entry (0, 0) is counted but kept, as in the vit-explain package (not in its gradient rollout,
+    ``keep_first=False``).
     """
     flat = fused.flatten(-2)
     count = int(flat.shape[-1] * discard)
@@ -74,7 +77,8 @@ def discard_lowest(fused: Tensor, discard: float) -> Tensor:
         return fused
     lowest = flat.topk(count, dim=-1, largest=False).indices
     kept = torch.ones_like(flat).scatter(-1, lowest, 0.0)
-    kept[..., 0] = 1.0
+    if keep_first:
+        kept[..., 0] = 1.0
     return (flat * kept).view_as(fused)
 
 
@@ -91,12 +95,7 @@ def merging_matrix(fine: tuple[int, int], coarse: tuple[int, int]) -> Tensor:
             f"patch merging takes a grid of {fine[0]}x{fine[1]} to "
             f"{(fine[0] + 1) // 2}x{(fine[1] + 1) // 2}, not to {coarse[0]}x{coarse[1]}"
         )
-    rows = torch.arange(fine[0]).repeat_interleave(fine[1])
-    cols = torch.arange(fine[1]).repeat(fine[0])
-    child = rows // 2 * coarse[1] + cols // 2
-    merging = torch.zeros(coarse[0] * coarse[1], fine[0] * fine[1])
-    merging[child, torch.arange(len(child))] = 1.0
-    return merging / merging.sum(-1, keepdim=True)
+    return Reduction((2, 2), (2, 2), ceil=True).matrix(fine, coarse)
 
 
 def rollout_to_input(
@@ -104,26 +103,66 @@ def rollout_to_input(
 ) -> tuple[Tensor, ...]:
     """Rollout after each block down to the tokens of the first stage, one (B, N, M) per block.
 
-    Equal to :func:`attention_rollout` where there is one stage. Windows are scattered to dense
-    matrices; between stages the rollout is multiplied by :func:`merging_matrix`, which takes the
-    learned reduction for a plain average.
+    Equal to :func:`attention_rollout` where there is one stage. Windows and reduced keys are
+    scattered to dense matrices. Between stages the rollout is multiplied by the average over the
+    tokens that the patch embedding or merging reads, or by the attention that shrinks the grid.
+    M counts the prefix tokens of the last block, then the grid of the first; a prefix token that
+    joins late is its own source.
 
     Raises:
-        ValueError: the capture holds no attention, or as :func:`attention_rollout`.
+        ValueError: the capture holds no attention or not all blocks, or as
+            :func:`attention_rollout`.
     """
     steps: list[Tensor] = []
-    for index, block in enumerate(captured.blocks):
-        dense_BNN = block.attention_map.fused(head_fusion).dense()[:, 0]
-        mixing_BNN = mixing_matrix(dense_BNN, residual)
-        if not steps:
-            steps.append(mixing_BNN)
-            continue
-        so_far_BNM = steps[-1]
-        before = captured.blocks[index - 1]
-        if block.stage != before.stage:
-            so_far_BNM = merging_matrix(before.grid, block.grid).to(so_far_BNM) @ so_far_BNM
-        steps.append(mixing_BNN @ so_far_BNM)
+    blocks = captured.whole()
+    for index, block in enumerate(blocks):
+        dense_BNM = block.attention_map.fused(head_fusion).dense()[:, 0]
+        # Attention that shrinks the grid has no skip connection round it.
+        mixing_BNM = mixing_matrix(dense_BNM, residual and block.key_grid is None)
+        if index == 0:
+            so_far_BNM = source_tokens(captured).to(mixing_BNM).expand(len(mixing_BNM), -1, -1)
+        else:
+            so_far_BNM = enter_block(steps[-1], blocks[index - 1], block)
+        steps.append(mixing_BNM @ so_far_BNM)
     return tuple(steps)
+
+
+def source_tokens(captured: Capture) -> Tensor:
+    """Which source each token before the first block is, (N, M)."""
+    first = captured.blocks[0]
+    grid = first.grid[0] * first.grid[1] if first.visible is None else first.visible.shape[1]
+    late = captured.prefix_tokens - first.prefix_tokens
+    return torch.eye(captured.prefix_tokens + grid)[late:]
+
+
+def enter_block(so_far: Tensor, before: BlockCapture, block: BlockCapture) -> Tensor:
+    """What the tokens that enter ``block`` are made of, given those that left ``before``.
+
+    Both (B, tokens, M). The grid is reduced where a stage begins; a prefix token that joins takes
+    the column that was kept for it.
+    """
+    prefix_BPM, grid_BNM = so_far.tensor_split([before.prefix_tokens], dim=1)
+    if block.reduction is not None:
+        grid_BNM = reduction_matrix(before, block).to(grid_BNM) @ grid_BNM
+    joining = block.prefix_tokens - before.prefix_tokens
+    if joining:
+        new_JM = torch.eye(joining, so_far.shape[-1], dtype=so_far.dtype, device=so_far.device)
+        prefix_BPM = torch.cat((new_JM.expand(len(so_far), -1, -1), prefix_BPM), 1)
+    return torch.cat((prefix_BPM, grid_BNM), 1)
+
+
+def reduction_matrix(before: BlockCapture, block: BlockCapture) -> Tensor:
+    """Share of the tokens of ``before`` in those of ``block``, ((P,) coarse, fine); rows sum to 1.
+
+    Where only visible tokens run, over those.
+    """
+    assert block.reduction is not None
+    matrix_MN = block.reduction.matrix(before.grid, block.grid)
+    if block.visible is None or before.visible is None:
+        return matrix_MN
+    fine, coarse = before.visible.cpu(), block.visible.cpu()
+    matrix_PMN = matrix_MN[coarse[:, :, None], fine[:, None, :]]
+    return matrix_PMN / matrix_PMN.sum(-1, keepdim=True)
 
 
 def image_relevance(
@@ -138,12 +177,24 @@ def image_relevance(
         ValueError: as :func:`rollout_to_input`.
     """
     last_BNM = rollout_to_input(captured, residual=residual, head_fusion=head_fusion)[-1]
-    prefix = captured.prefix_tokens
+    return relevance_of_head(last_BNM, captured)
+
+
+def relevance_of_head(shares: Tensor, captured: Capture) -> Tensor:
+    """Read ``shares`` (B, N, M) as the head reads tokens: (B, rows, cols) of the first stage.
+
+    Regions of tokens that did not run have 0.
+    """
+    prefix, first = captured.prefix_tokens, captured.blocks[0]
     if captured.reads_class_token:
-        relevance_BM = last_BNM[:, 0, prefix:]
+        relevance_BM = shares[:, 0, prefix:]
     else:
-        relevance_BM = last_BNM[:, prefix:, prefix:].mean(1)
-    return relevance_BM.unflatten(1, captured.blocks[0].grid)
+        relevance_BM = shares[:, prefix:, prefix:].mean(1)
+    if first.visible is not None:
+        whole_BM = relevance_BM.new_zeros(len(shares), first.grid[0] * first.grid[1])
+        visible_BM = first.visible.to(shares.device).expand(len(shares), -1)
+        relevance_BM = whole_BM.scatter(1, visible_BM, relevance_BM)
+    return relevance_BM.unflatten(1, first.grid)
 
 
 def _check_attention(attention: Tensor, residual: bool, discard: float) -> None:

@@ -83,6 +83,11 @@ def faint_grid(axes: Axes) -> None:
     axes.grid(axis="y", color="#E5E5E5", linewidth=0.7)
 
 
+def short_path(path: str, longest: int = 26) -> str:
+    """A module path with as much of its end as a panel's title has room for."""
+    return path if len(path) <= longest else f"…{path[1 - longest :]}"
+
+
 def norm_label(kind: str) -> str:
     """Short label of a norm's class name: "LN", "DTN", or the name itself."""
     return _NORM_OF_CLASS[kind].upper() if kind in _NORM_OF_CLASS else kind

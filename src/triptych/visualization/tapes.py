@@ -1,132 +1,153 @@
 """Forward hooks that record one transformer block while its backbone runs.
 
-Shapes: B images, N tokens, C channels, H heads, W windows, K tokens in a window, D channels of a
-head, R = B·W rows of the window attention.
+Shapes: B images, N tokens, C channels, H heads, W windows, Q queries and K keys of a window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from triptych.visualization.attention_map import AttentionMap, window_token_index
+from triptych.visualization.attention_layers import AttentionReader
+from triptych.visualization.attention_map import AttentionMap
+from triptych.visualization.block_layout import BlockLayout
+
+Finish = Callable[[AttentionMap], AttentionMap]
 
 
-class BlockTape:
-    """Records a block's output, its norms and what its attention layer computed.
+class AttentionTape:
+    """Records the attention of one layer, checked against the layer's own product with the values.
 
-    The hooks come off when ``stack`` closes. Nothing of the forward pass is changed.
+    The hooks come off when ``stack`` closes. Queries, keys and values are let go as soon as the
+    matrix is made; ``finish`` may shrink or move it at once.
+
+    With ``in_graph``, the product of the matrix takes the place of the layer's own, so that
+    gradients of the output reach the matrix, whatever kernel the layer uses.
     """
 
     def __init__(
-        self, block: nn.Module, stack: ExitStack, *, attention: bool, sites: tuple[str, ...]
+        self,
+        reader: AttentionReader,
+        stack: ExitStack,
+        in_graph: bool = False,
+        *,
+        finish: Finish | None = None,
     ) -> None:
-        self.block: Any = block
-        self.sites = sites
-        self.wants_attention = attention
+        self.reader = reader
+        self.in_graph = in_graph
+        self.finish = finish
         self._kept: dict[str, Tensor] = {}
-        self._mask: Tensor | None = None
-        for hook in self._hooks():
-            stack.callback(hook.remove)
-
-    def _hooks(self) -> list[RemovableHandle]:
-        hooks = [self.block.register_forward_hook(self._keep("hidden"))]
-        for site in self.sites:
-            norm = getattr(self.block, site)
-            hooks.append(norm.register_forward_hook(self._keep(f"{site}.after")))
-            hooks.append(norm.register_forward_pre_hook(self._keep_input(f"{site}.before")))
-        if self.wants_attention:
-            layer = self.block.attn
-            # timm's Attention may norm and gate its output before the projection.
-            product = layer.norm if isinstance(layer, Attention) else layer.proj
-            hooks.append(layer.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
-            hooks.append(layer.qkv.register_forward_hook(self._keep("qkv")))
-            hooks.append(product.register_forward_pre_hook(self._keep_input("product")))
-        return hooks
+        self._map: AttentionMap | None = None
+        layer = reader.layer
+        stack.callback(layer.register_forward_pre_hook(self._keep_mask, with_kwargs=True).remove)
+        for name, module in reader.sources.items():
+            stack.callback(module.register_forward_hook(self._keep(name)).remove)
+        stack.callback(reader.product.register_forward_pre_hook(self._attend).remove)
 
     @property
-    def hidden(self) -> Tensor:
-        """The block's output as it left the block."""
-        return self._kept["hidden"]
-
-    def norm_tokens(self, site: str) -> tuple[Tensor, Tensor]:
-        """Input and output of a norm, both (B, N, C)."""
-        before, after = self._kept[f"{site}.before"], self._kept[f"{site}.after"]
-        return before.flatten(1, -2), after.flatten(1, -2)
-
-    def attention_map(self, tokens: int, grid: tuple[int, int]) -> AttentionMap:
-        """The block's post-softmax attention, checked against the layer's own product with V.
+    def attention(self) -> AttentionMap:
+        """The post-softmax attention.
 
         Raises:
-            RuntimeError: the two differ.
+            RuntimeError: the layer did not run.
         """
-        query_RHKD, key_RHKD, value_RHKD = self._query_key_value()
-        device = query_RHKD.device
-        with torch.autocast(device.type, enabled=False):
-            bias = self._bias(len(query_RHKD)).to(query_RHKD.dtype)
-            scores_RHKK = query_RHKD * self.block.attn.scale @ key_RHKD.transpose(-2, -1)
-            attention_RHKK = (scores_RHKK + bias).softmax(-1)
-            product_RKC = (attention_RHKK @ value_RHKD).transpose(1, 2).flatten(2)
-        _assert_reproduces(product_RKC, self._kept["product"], value_RHKD.abs().max().item())
-        if isinstance(self.block.attn, Attention):
-            index_WK = torch.arange(tokens, device=device)[None]
-        else:
-            index_WK = window_token_index(
-                grid, self.block.window_size, self.block.shift_size, device
-            )
-        windows, slots = index_WK.shape
-        if self._mask is None:
-            reachable = torch.ones(windows, slots, slots, dtype=torch.bool, device=device)
-        else:
-            reachable = self._mask == 0
-        return AttentionMap(attention_RHKK.unflatten(0, (-1, windows)), index_WK, reachable, tokens)
+        if self._map is None:
+            raise RuntimeError(f"the attention of {self.reader.layout.name} did not run")
+        return self._map
 
-    def _query_key_value(self) -> tuple[Tensor, Tensor, Tensor]:
-        layer = self.block.attn
-        qkv_RK3HD = self._kept["qkv"].unflatten(-1, (3, layer.num_heads, -1))
-        query, key, value = qkv_RK3HD.permute(2, 0, 3, 1, 4)
-        if isinstance(layer, Attention):
-            query, key = layer.q_norm(query), layer.k_norm(key)
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        return query.to(dtype), key.to(dtype), value.to(dtype)
-
-    def _bias(self, rows: int) -> Tensor:
-        """What the layer adds to the scores, broadcastable to (R, H, K, K)."""
-        layer = self.block.attn
-        if isinstance(layer, Attention):
-            return torch.zeros((), device=layer.qkv.weight.device)
-        index_KK = layer.relative_position_index
-        bias_HKK = layer.relative_position_bias_table[index_KK].permute(2, 0, 1)
-        if self._mask is None:
-            return bias_HKK
-        masks_RKK = self._mask.repeat(rows // len(self._mask), 1, 1)
-        return bias_HKK + masks_RKK[:, None]
+    def _attend(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        probabilities, product, value_scale = self.reader.attend(self._kept)
+        assert_reproduces(product, args[0], value_scale)
+        placed = self.reader.placed(probabilities, self._kept)
+        self._kept.clear()
+        if not self.in_graph:
+            self._map = self.finish(placed) if self.finish else placed
+            return None
+        self._map = placed
+        return (product.to(args[0].dtype), *args[1:])
 
     def _keep(self, name: str) -> Any:
         def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-            self._kept[name] = output.detach()
-
-        return hook
-
-    def _keep_input(self, name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._kept[name] = args[0].detach()
+            self._kept[name] = output if self.in_graph else output.detach()
 
         return hook
 
     def _keep_mask(
         self, _module: nn.Module, _args: tuple[Tensor, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._mask = kwargs.get("mask")
+        mask = kwargs.get("mask")
+        if mask is not None:
+            self._kept["mask"] = mask
 
 
-def _assert_reproduces(recomputed: Tensor, own: Tensor, value_scale: float) -> None:
-    error = (recomputed - own.to(recomputed.dtype)).abs().max().item()
+class BlockTape:
+    """Records a block's output and the inputs and outputs of its norms.
+
+    Where blocks are not called themselves, ``adds`` is the module whose output is added last, and
+    the block's output is the input of its last norm plus that. Nothing of the forward pass is
+    changed; the hooks come off when ``stack`` closes.
+    """
+
+    def __init__(
+        self,
+        layout: BlockLayout,
+        stack: ExitStack,
+        *,
+        norms: bool,
+        adds: nn.Module | None = None,
+        keep_on: torch.device | str | None = None,
+    ) -> None:
+        self.layout = layout
+        self.sites = layout.norm_sites if norms else ()
+        self._adds = adds
+        self._device = keep_on
+        self._kept: dict[str, Tensor] = {}
+        stack.callback((adds or layout.block).register_forward_hook(self._keep("hidden")).remove)
+        kept_sites = self.sites or (layout.norm_sites[-1:] if adds is not None else ())
+        for site in kept_sites:
+            norm = layout.block.get_submodule(site)
+            stack.callback(norm.register_forward_hook(self._keep(f"{site}.after")).remove)
+            hook = norm.register_forward_pre_hook(self._keep_input(f"{site}.before"))
+            stack.callback(hook.remove)
+
+    @property
+    def hidden(self) -> Tensor:
+        """The block's output, (B, N, C)."""
+        hidden = self._kept["hidden"]
+        if self._adds is not None:
+            hidden = hidden + self._kept[f"{self.layout.norm_sites[-1]}.before"]
+        return hidden.flatten(1, -2) if hidden.ndim == 4 else hidden
+
+    def norm_tokens(self, site: str, batch: int) -> tuple[Tensor, Tensor]:
+        """Input and output of a norm, both (B, N, C)."""
+        before, after = self._kept[f"{site}.before"], self._kept[f"{site}.after"]
+        channels = before.shape[-1]
+        return before.reshape(batch, -1, channels), after.reshape(batch, -1, channels)
+
+    def _keep(self, name: str) -> Any:
+        def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+            self._kept[name] = output.detach().to(self._device or output.device)
+
+        return hook
+
+    def _keep_input(self, name: str) -> Any:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._kept[name] = args[0].detach().to(self._device or args[0].device)
+
+        return hook
+
+
+def assert_reproduces(recomputed: Tensor, own: Tensor, value_scale: float) -> None:
+    """Hold a recomputed product against the layer's own.
+
+    Raises:
+        RuntimeError: they differ by more than rounding.
+    """
+    error = (recomputed.detach() - own.detach().to(recomputed.dtype)).abs().max().item()
     # Averages of values carry the rounding of the values, however small they come out.
     tolerance = _relative_tolerance(own.dtype) * value_scale
     if not error <= tolerance:

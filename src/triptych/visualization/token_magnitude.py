@@ -22,7 +22,7 @@ class TokenMagnitude:
     Attributes:
         layer: index of the block in the forward pass.
         block: its module path.
-        site: "norm1" or "norm2".
+        site: module path of the norm under its block, such as "norm1".
         kind: class name of the norm.
         grid: (rows, columns) of the tokens.
         before, after: (B, H, N), L2 norm of each head's slice of each grid token.
@@ -77,18 +77,17 @@ def token_magnitudes(captured: Capture) -> tuple[TokenMagnitude, ...]:
     """
     if not any(block.norms for block in captured.blocks):
         raise ValueError("no norms were captured with norms=False; capture again with norms=True")
-    prefix = captured.prefix_tokens
     return tuple(
         TokenMagnitude(
-            layer=layer,
+            layer=block.index,
             block=block.name,
             site=norm.site,
             kind=norm.kind,
             grid=block.grid,
-            before=head_norms(norm.before[:, prefix:].float(), block.heads),
-            after=head_norms(norm.after[:, prefix:].float(), block.heads),
+            before=head_norms(norm.before[:, block.prefix_tokens :].float(), block.heads),
+            after=head_norms(norm.after[:, block.prefix_tokens :].float(), block.heads),
         )
-        for layer, block in enumerate(captured.blocks)
+        for block in captured.blocks
         for norm in block.norms
     )
 

@@ -90,6 +90,36 @@ def test_strided_tokens_and_gradients():
 
 
 @pytest.mark.usefixtures("only_fused")
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dim", [16, 39, 48])
+def test_tokens_are_read_however_they_lie(batch, count, masked, dim, threads):
+    """Channel by channel, as a convolution leaves them, or a part of a wider tensor: no bit less"""
+    norm = DynamicTokenNorm(dim, dim // 13 if dim == 39 else 2, (5, 7), prefix_tokens=1)
+    by_channel = tokens(batch, dim, 36)
+    visible = (torch.arange(35) % 3 > 0) if masked else None
+    wide = torch.nn.functional.pad(by_channel.mT, (5, 3, 2, 1))
+    part, apart = wide[:, 2:-1, 5:-3], torch.stack((by_channel.mT, by_channel.mT), 3)[..., 0]
+    assert 1 not in apart.stride()[1:]
+    threads(count)
+    parameters = (norm.weight, norm.bias, norm.mean_norm_weight, norm.var_norm_weight)
+    rest = (*parameters, norm.pos_proj.weight, visible, cpu.Geometry(5, 7, 1, True, 1e-5))
+    visible = None if visible is None else visible[None]
+    want = results_of(by_channel.mT.contiguous(), rest, visible)
+    for x in (by_channel.mT, part, apart):
+        got = results_of(x, rest, visible)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def results_of(x, rest, visible):
+    """y and all gradients; ``x`` keeps its strides."""
+    x = x.detach().requires_grad_()
+    y = fused.normalize(x, rest[:5], visible, rest[6])
+    return y, *torch.autograd.grad(y.square().sum(), (x, *rest[:5]))
+
+
+@pytest.mark.usefixtures("only_fused")
 @pytest.mark.parametrize("mean", ["mixed", "token"])
 def test_a_compiled_graph_has_no_break_and_the_same_numbers(mean):
     norm = DynamicTokenNorm(24, 2, (4, 5), prefix_tokens=1, mean=mean)
@@ -182,7 +212,7 @@ def test_the_struct_is_its_twin_in_c():
     text = HEADER.read_text()
     body = text[text.index("typedef struct {") : text.index("} Problem;")]
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
-    lines = re.findall(r"(?:const )?(float|uint8_t|int) ([^;{]+);", body)
+    lines = re.findall(r"(?:const )?(float|uint8_t|int|long) ([^;{]+);", body)
     names = [name.strip(" *") for _, line in lines for name in line.split(",")]
     assert names == [name for name, *_ in cpu.Problem._fields_]
 

@@ -18,6 +18,7 @@ from triptych.norms.kernels.build import KernelUnavailableError, build
 
 # The kernels of an axis are whole matrices, and their gradients are gathered entry by entry.
 LONGEST_SIDE = 256
+Inputs = tuple[Tensor | None, ...]
 _LOG = logging.getLogger("triptych.norms")
 _INPUTS = ("x", "weight", "bias", "mean_logit", "variance_logit", "position")
 _POINTERS = (
@@ -25,6 +26,7 @@ _POINTERS = (
     *("visible", "y", "statistics", "y_gradient", "x_gradient", "weight_gradient"),
     *("bias_gradient", "mean_gradient", "variance_gradient", "position_gradient"),
 )
+_STRIDES = ("x_sample", "x_token", "x_channel")
 _INTEGERS = (
     *("batch", "tokens", "prefix", "height", "width", "heads", "features", "sets", "packed"),
     *("rms", "unbiased", "threads"),
@@ -36,6 +38,7 @@ class Problem(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_long) for name in _STRIDES),
         *((name, ctypes.c_int) for name in _INTEGERS),
         ("eps", ctypes.c_float),
     ]
@@ -93,82 +96,68 @@ def statistics_kept(heads: int, released: bool) -> int:
     return 2 + (heads if released else 0)
 
 
-def forward(tensors: dict[str, Tensor | None], geometry: Geometry) -> tuple[Tensor, Tensor]:
+def forward(inputs: Inputs, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """y (B, N, C) and the statistics of the tokens (B, N, S).
 
     Args:
-        tensors: x, weight, bias, mean_logit (or None), variance_logit, position, visible (or
-            None), all float32 and contiguous, ``visible`` bool (M, T).
+        inputs: x, weight, bias, mean_logit (or None), variance_logit, position and visible (or
+            None): float32 and contiguous, but of x either the channels or the tokens need lie
+            side by side and no more; ``visible`` bool (M, T).
         geometry: the rest.
     """
-    x = tensors["x"]
+    x, position = inputs[0], inputs[5]
     assert x is not None
-    heads = _heads(tensors)
-    y = torch.empty_like(x)
-    statistics = x.new_empty(*x.shape[:2], statistics_kept(heads, geometry.released))
-    _call("dtn_forward", _problem(tensors | {"y": y, "statistics": statistics}, geometry))
+    assert position is not None
+    kept = statistics_kept(position.shape[0], geometry.released)
+    y, statistics = x.new_empty(x.shape), x.new_empty((*x.shape[:2], kept))
+    _call("dtn_forward", _problem((*inputs, y, statistics), position.shape[0], geometry, x))
     return y, statistics
 
 
 def backward(
-    tensors: dict[str, Tensor | None], geometry: Geometry
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    inputs: Inputs, statistics: Tensor, y_gradient: Tensor, geometry: Geometry
+) -> list[Tensor | None]:
     """Gradients of x, weight, bias, mean_logit, variance_logit and position.
 
-    ``tensors`` are those of :func:`forward` with statistics and y_gradient.
+    ``inputs`` are those of :func:`forward`; the other two are float32 and contiguous.
     """
-    made: dict[str, Tensor | None] = {}
-    for name in _INPUTS:
-        value = tensors[name]
-        like = None if value is None else torch.empty_like(value)
-        made[name.removesuffix("_logit") + "_gradient"] = like
-    _call("dtn_backward", _problem(tensors | made, geometry))
-    return tuple(made.values())  # type: ignore[return-value]
+    x, position = inputs[0], inputs[5]
+    assert x is not None
+    assert position is not None
+    made = [None if value is None else value.new_empty(value.shape) for value in inputs[:6]]
+    tensors = (*inputs, None, statistics, y_gradient, *made)
+    _call("dtn_backward", _problem(tensors, position.shape[0], geometry, x))
+    return made
 
 
 def own_share(position: Tensor, height: int, width: int) -> float:
     """The least share of its own neighbourhood that a token holds, over all heads."""
-    library = _library()
-    tensors: dict[str, Tensor | None] = {
-        "position": position.detach().float().contiguous(),
-        "visible": position,  # only whether there is one counts here
-    }
-    problem = _problem(tensors, Geometry(height, width, 0, True, 0.0))
-    problem.heads = len(position)
-    share = library.dtn_own_share(ctypes.byref(problem))
+    position = position.detach().float().contiguous()
+    # Of ``visible`` only whether there is one counts here.
+    inputs = (None, None, None, None, None, position, position)
+    problem = _problem(inputs, len(position), Geometry(height, width, 0, True, 0.0))
+    share = _library().dtn_own_share(ctypes.byref(problem))
     if share < 0:
         raise MemoryError("no memory for the position kernels of DynamicTokenNorm")
     return share
 
 
-def _heads(tensors: dict[str, Tensor | None]) -> int:
-    position = tensors["position"]
-    assert position is not None
-    return len(position)
-
-
-def _problem(tensors: dict[str, Tensor | None], geometry: Geometry) -> Problem:
-    problem = Problem(
-        height=geometry.height,
-        width=geometry.width,
-        prefix=geometry.prefix,
-        rms=geometry.released,
-        unbiased=geometry.released,
-        eps=geometry.eps,
-        heads=_heads(tensors),
-        threads=torch.get_num_threads(),
+def _problem(
+    tensors: tuple[Tensor | None, ...], heads: int, geometry: Geometry, x: Tensor | None = None
+) -> Problem:
+    """The arguments for C; ``tensors`` in the order of the struct, as many as are needed."""
+    batch, tokens, channels = (0, 0, 0) if x is None else x.shape
+    visible, g = tensors[6], geometry
+    pointers = [None if value is None else value.data_ptr() for value in tensors]
+    return Problem(
+        *pointers,
+        *[None] * (len(_POINTERS) - len(pointers)),
+        *((0, 0, 0) if x is None else x.stride()),
+        *(batch, tokens, g.prefix, g.height, g.width, heads, channels // heads),
+        0 if visible is None else len(visible),
+        visible is not None and tokens != g.prefix + g.height * g.width,
+        *(g.released, g.released, torch.get_num_threads(), g.eps),
     )
-    for name, value in tensors.items():
-        if value is not None:
-            setattr(problem, name, value.data_ptr())
-    x, visible = tensors.get("x"), tensors.get("visible")
-    if x is not None:
-        problem.batch, problem.tokens, channels = x.shape
-        problem.features = channels // problem.heads
-        if visible is not None:
-            problem.sets = len(visible)
-            problem.packed = x.shape[1] != geometry.prefix + geometry.height * geometry.width
-    return problem
 
 
 def _library() -> ctypes.CDLL:

@@ -1,75 +1,9 @@
 /* Dynamic Token Normalization, backward pass: everything but x and the statistics of the tokens
-   is computed again. With z the normalised value, t = dL/dz / deviation, e = dL/d(variance). */
+   is computed again. */
 #ifndef DTN_BACKWARD_H
 #define DTN_BACKWARD_H
 
-#include "dtn_tile.h"
-
-/* What a tile hands on to the whole sample, and to the parameters. */
-typedef struct {
-  float *sums;          /* (batch, tokens, heads, 2): gradients of the token's mean and variance */
-  float *weight, *bias; /* (batch, channels) */
-  float *scalars;       /* (batch, heads, 5): mean ratio, variance ratio, position weights */
-} Partial;
-
-/* Gradients of one head's parameters, gathered over a tile. */
-typedef struct {
-  float mean_ratio, variance_ratio;
-  Vec mean_slope, variance_slope;
-  float weight[MOST_CHANNELS], bias[MOST_CHANNELS];
-} Slopes;
-
-INLINE float *sums_of(const Problem *p, const Partial *partial, int sample, int token, int head) {
-  return partial->sums + (((long)sample * p->tokens + token) * p->heads + head) * 2;
-}
-
-/* The tokens of row y, one block of channels: leaves t in x_gradient and, in `out`, the gradients
-   of the mean and the square around each token, which `rows` holds. */
-static void differentiate_row(const Problem *p, Work *w, const Partial *partial, Slopes *slopes,
-                              int sample, int head, int y, const float *rows, float *out) {
-  const Layout *at = &w->at;
-  const int vectors = w->vectors, channels = w->channels, stride = w->stride, whole = w->whole;
-  const int start = at->row_start[y], end = at->row_start[y + 1];
-  const float mean_ratio = slopes->mean_ratio, variance_ratio = slopes->variance_ratio;
-  const float eps = p->eps;
-  Vec mean_slope = slopes->mean_slope, variance_slope = slopes->variance_slope;
-  for (int k = start; k < end; k++, rows += stride, out += stride) {
-    const float *kept = statistics_of(p, sample, at->token[k]) + kept_of(p) - 2;
-    const float *centred = w->moments + (long)at->slot[k] * stride;
-    const long place = place_of(p, sample, at->token[k], head) + w->first;
-    const float *y_gradient = p->y_gradient + place;
-    float *x_gradient = p->x_gradient + place;
-    const float own_mean = kept[0], own_variance = kept[1], inverse = w->inverse[k];
-    Vec mean_sum = zero(), variance_sum = zero(), constant = zero();
-    for (int v = 0; v < vectors; v++) {
-      const int left = channels - v * VL;
-      Vec mean = inverse * load(rows + v * VL), square = inverse * load(rows + (vectors + v) * VL);
-      Vec variance = square - mean * mean;
-      VecBits negative = variance < zero();
-      variance = (Vec)(~negative & (VecBits)variance);
-      Vec mean_gap = own_mean - load(w->centre + v * VL) - mean;
-      Vec variance_gap = own_variance - variance;
-      Vec scale = inverse_root(variance + variance_ratio * variance_gap + eps);
-      Vec z = (load(centred + v * VL) - mean - mean_ratio * mean_gap) * scale;
-      Vec gradient = load_part(y_gradient + v * VL, left);
-      store(slopes->bias + v * VL, load(slopes->bias + v * VL) + gradient);
-      store(slopes->weight + v * VL, load(slopes->weight + v * VL) + gradient * z);
-      Vec t = gradient * load(w->weight + v * VL) * scale, e = -0.5f * t * z * scale;
-      mean_slope -= t * mean_gap, variance_slope += e * variance_gap;
-      mean_sum += t, variance_sum += e;
-      Vec d_square = (1 - variance_ratio) * (Vec)(~negative & (VecBits)e);
-      Vec d_mean = (mean_ratio - 1) * t - 2 * mean * d_square;
-      if (!whole) constant += mean * d_mean + square * d_square;
-      store(out + v * VL, inverse * d_mean);
-      store(out + (vectors + v) * VL, inverse * d_square);
-      store_part(x_gradient + v * VL, t, left);
-    }
-    float *sums = sums_of(p, partial, sample, at->token[k], head);
-    sums[0] += mean_ratio * sum_of(mean_sum), sums[1] += variance_ratio * sum_of(variance_sum);
-    if (!whole) w->slope[k] -= inverse * sum_of(constant);
-  }
-  slopes->mean_slope = mean_slope, slopes->variance_slope = variance_slope;
-}
+#include "dtn_differentiate.h"
 
 /* half[y] becomes its own gradient, from that of the moments of row y. */
 static void spread_row(Work *w, const Axis *ax, int y, const float *row_gradients) {
@@ -177,16 +111,18 @@ static void differentiate_axis(const Axis *axis, const float *total, double *lin
   }
 }
 
-static void differentiate_prefix(const Problem *p, const Partial *partial, int sample, int head) {
+static void differentiate_prefix(const Problem *p, const Work *w, const Partial *partial,
+                                 int sample, int head) {
   long channel = (long)sample * channels_of(p) + (long)head * p->features;
   const float *weight = p->weight + (long)head * p->features;
   for (int token = 0; token < p->prefix; token++) {
     const float *kept = statistics_of(p, sample, token), *own = kept + kept_of(p) - 2;
+    const float *x = w->x + token * w->x_step + (long)head * p->features;
     long place = place_of(p, sample, token, head);
     float scale = 1 / sqrtf(own[1] + p->eps), factor = p->rms ? kept[head] : 1;
     float *sums = sums_of(p, partial, sample, token, head);
     for (int d = 0; d < p->features; d++) {
-      float z = (factor * p->x[place + d] - own[0]) * scale, gradient = p->y_gradient[place + d];
+      float z = (factor * x[d] - own[0]) * scale, gradient = p->y_gradient[place + d];
       float t = gradient * weight[d] * scale;
       partial->weight[channel + d] += gradient * z, partial->bias[channel + d] += gradient;
       p->x_gradient[place + d] = t;
@@ -222,7 +158,7 @@ static void backward_tile(const Problem *p, const Axis *axes, Work *w, Partial *
   lay_out(p, sample, &w->at);
   share_out(w, ay, ax);
   begin_slopes(p, w, &slopes, head);
-  differentiate_prefix(p, partial, sample, head);
+  differentiate_prefix(p, w, partial, sample, head);
   for (int first = 0; first < p->features; first += w->block) {
     begin_block(p, w, head, first);
     memset(slopes.weight, 0, sizeof slopes.weight), memset(slopes.bias, 0, sizeof slopes.bias);
@@ -231,8 +167,8 @@ static void backward_tile(const Problem *p, const Axis *axes, Work *w, Partial *
     differentiate_rows(p, ax, w, partial, &slopes, sample, head);
     differentiate_columns(p, ay, w, sample, head);
     for (int d = 0; d < w->channels; d++) {
-      partial->weight[channel + first + d] += slopes.weight[d];
-      partial->bias[channel + first + d] += slopes.bias[d];
+      partial->weight[channel + first + d] += slopes.weight[d / VL][d % VL];
+      partial->bias[channel + first + d] += slopes.bias[d / VL][d % VL];
     }
   }
   if (!w->whole) differentiate_shares(ay, ax, w);

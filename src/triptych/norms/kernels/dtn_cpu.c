@@ -19,31 +19,41 @@ INLINE void run_tile(const Problem *p, const Axis *axes, Work *w, Partial *parti
 static void run_samples(const Problem *p, const Axis *axes, Work *w, Partial *partial, int from,
                         int to) {
   for (int sample = from; sample < to; sample++) {
-    if (!partial) begin_tokens(p, sample, 0, p->tokens);
+    open_sample(p, w, sample);
+    if (!partial) begin_tokens(p, w, sample, 0, p->tokens);
     for (int head = 0; head < p->heads; head++) run_tile(p, axes, w, partial, sample, head);
-    if (partial) finish_tokens(p, partial, sample, 0, p->tokens);
+    if (partial) finish_tokens(p, w, partial, sample, 0, p->tokens);
   }
 }
 
 #ifdef _OPENMP
 INLINE int share_of(int total, int part, int parts) { return (int)((long)total * part / parts); }
 
+/* The tokens of one sample, those that fall to one of several threads. */
+static void run_tokens(const Problem *p, Work *w, Partial *partial, int sample, int part,
+                       int parts) {
+  int from = share_of(p->tokens, part, parts), to = share_of(p->tokens, part + 1, parts);
+  open_sample(p, w, sample);
+  if (partial)
+    finish_tokens(p, w, partial, sample, from, to);
+  else
+    begin_tokens(p, w, sample, from, to);
+}
+
 /* Too few samples for all threads: each phase is split by itself. */
 static void run_split(const Problem *p, const Axis *axes, Work *w, Partial *partial, int me,
                       int threads) {
   int tiles = p->batch * p->heads, chunks = p->batch * threads;
-  if (!partial)
-    for (int i = me; i < chunks; i += threads)
-      begin_tokens(p, i / threads, share_of(p->tokens, i % threads, threads),
-                share_of(p->tokens, i % threads + 1, threads));
+  for (int i = me; w && !partial && i < chunks; i += threads)
+    run_tokens(p, w, partial, i / threads, i % threads, threads);
 #pragma omp barrier
-  for (int i = me; i < tiles; i += threads)
-    if (w) run_tile(p, axes, w, partial, i / p->heads, i % p->heads);
+  for (int i = me; w && i < tiles; i += threads) {
+    open_sample(p, w, i / p->heads);
+    run_tile(p, axes, w, partial, i / p->heads, i % p->heads);
+  }
 #pragma omp barrier
-  if (partial)
-    for (int i = me; i < chunks; i += threads)
-      finish_tokens(p, partial, i / threads, share_of(p->tokens, i % threads, threads),
-                 share_of(p->tokens, i % threads + 1, threads));
+  for (int i = me; w && partial && i < chunks; i += threads)
+    run_tokens(p, w, partial, i / threads, i % threads, threads);
 }
 #endif
 

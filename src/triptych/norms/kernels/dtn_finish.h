@@ -5,7 +5,8 @@
 #include "dtn_backward.h"
 
 /* Adds what mean and variance of the token send back, then goes through the RMS step. */
-static void finish_token(const Problem *p, const Partial *partial, int sample, int token) {
+static void finish_token(const Problem *p, const Work *w, const Partial *partial, int sample,
+                         int token) {
   const float *kept = statistics_of(p, sample, token), *own = kept + kept_of(p) - 2;
   const float *sums = partial->sums + ((long)sample * p->tokens + token) * p->heads * 2;
   const int features = p->features, heads = p->heads, rms = p->rms;
@@ -15,9 +16,8 @@ static void finish_token(const Problem *p, const Partial *partial, int sample, i
   mean_slope /= channels;
   variance_slope *= 2 / (channels - (float)p->unbiased);
   for (int h = 0; h < heads; h++) {
-    long place = place_of(p, sample, token, h);
-    const float *x = p->x + place;
-    float *out = p->x_gradient + place, factor = rms ? kept[h] : 1;
+    const float *x = w->x + token * w->x_step + (long)h * features;
+    float *out = p->x_gradient + place_of(p, sample, token, h), factor = rms ? kept[h] : 1;
     Vec along = zero();
     for (int d = 0; d < features; d += VL) {
       int left = features - d;
@@ -36,10 +36,11 @@ static void finish_token(const Problem *p, const Partial *partial, int sample, i
   }
 }
 
-static void finish_tokens(const Problem *p, const Partial *partial, int sample, int from, int to) {
+static void finish_tokens(const Problem *p, const Work *w, const Partial *partial, int sample,
+                          int from, int to) {
   for (int token = from; token < to; token++)
     if (is_there(p, sample, token))
-      finish_token(p, partial, sample, token);
+      finish_token(p, w, partial, sample, token);
     else
       memset(p->x_gradient + place_of(p, sample, token, 0), 0, sizeof(float) * channels_of(p));
 }

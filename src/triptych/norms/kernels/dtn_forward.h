@@ -5,9 +5,9 @@
 #include "dtn_tile.h"
 
 /* What the token itself contributes: one factor a head, mean and variance over all channels. */
-static void token_statistics(const Problem *p, int sample, int token) {
+static void token_statistics(const Problem *p, const Work *w, int sample, int token) {
   float *kept = statistics_of(p, sample, token);
-  const float *x = p->x + place_of(p, sample, token, 0);
+  const float *x = w->x + token * w->x_step;
   int features = p->features, heads = p->heads, rms = p->rms;
   float channels = (float)channels_of(p), eps = p->eps;
   Vec sum = zero(), squares_off = zero();
@@ -36,22 +36,22 @@ static void token_statistics(const Problem *p, int sample, int token) {
 }
 
 /* y of the tokens outside the grid: statistics of their own alone. */
-static void normalize_prefix(const Problem *p, int sample) {
+static void normalize_prefix(const Problem *p, const Work *w, int sample) {
   for (int token = 0; token < p->prefix; token++) {
     const float *kept = statistics_of(p, sample, token), *own = kept + kept_of(p) - 2;
-    long place = place_of(p, sample, token, 0);
-    float scale = 1 / sqrtf(own[1] + p->eps);
+    const float *x = w->x + token * w->x_step;
+    float *y = p->y + place_of(p, sample, token, 0), scale = 1 / sqrtf(own[1] + p->eps);
     for (int c = 0; c < channels_of(p); c++) {
-      float u = p->x[place + c] * (p->rms ? kept[c / p->features] : 1);
-      p->y[place + c] = (u - own[0]) * scale * p->weight[c] + p->bias[c];
+      float u = x[c] * (p->rms ? kept[c / p->features] : 1);
+      y[c] = (u - own[0]) * scale * p->weight[c] + p->bias[c];
     }
   }
 }
 
-static void begin_tokens(const Problem *p, int sample, int from, int to) {
+static void begin_tokens(const Problem *p, const Work *w, int sample, int from, int to) {
   for (int token = from; token < to; token++) {
     if (is_there(p, sample, token)) {
-      token_statistics(p, sample, token);
+      token_statistics(p, w, sample, token);
       continue;
     }
     memset(statistics_of(p, sample, token), 0, sizeof(float) * kept_of(p));
@@ -71,6 +71,7 @@ static void normalize_row(const Problem *p, const Work *w, int sample, int head,
     const float *centred = w->moments + (long)at->slot[k] * stride;
     float *out = p->y + place_of(p, sample, at->token[k], head) + w->first;
     float own_mean = kept[0], own_variance = kept[1], inverse = w->inverse[k];
+    fetch_to_write(p->y + place_ahead(p, w, sample, k, head), channels);
     for (int v = 0; v < vectors; v++) {
       Vec mean = inverse * load(around + v * VL);
       Vec square = inverse * load(around + (vectors + v) * VL);
@@ -88,7 +89,7 @@ static void forward_tile(const Problem *p, const Axis *axes, Work *w, int sample
   const Axis *ay = &axes[2 * head], *ax = ay + 1;
   lay_out(p, sample, &w->at);
   share_out(w, ay, ax);
-  if (head == 0) normalize_prefix(p, sample);
+  if (head == 0) normalize_prefix(p, w, sample);
   for (int first = 0; first < p->features; first += w->block) {
     begin_block(p, w, head, first);
     pack(p, w, sample, head);

@@ -9,7 +9,8 @@
 
 /* The arguments, laid out as in cpu.py. x, y and their gradients are (batch, tokens, heads,
    features); statistics (batch, tokens, kept): with the RMS step one factor a head, then mean and
-   variance of the token. Gradients of the parameters are written by the backward pass alone. */
+   variance of the token. Gradients of the parameters are written by the backward pass alone.
+   Of x either the channels or the tokens lie side by side; all else is contiguous. */
 typedef struct {
   const float *x, *weight, *bias, *mean_logit, *variance_logit, *position;
   const uint8_t *visible; /* (sets, height*width), NULL if all are */
@@ -17,6 +18,7 @@ typedef struct {
   const float *y_gradient;
   float *x_gradient, *weight_gradient, *bias_gradient;
   float *mean_gradient, *variance_gradient, *position_gradient;
+  long x_sample, x_token, x_channel; /* floats from one to the next */
   int batch, tokens, prefix, height, width, heads, features;
   int sets, packed, rms, unbiased, threads;
   float eps;

@@ -4,8 +4,6 @@
 
 #include "dtn_simd.h"
 
-#define UNROLL _Pragma("GCC unroll 8")
-
 /* out[m] = sum over k in [from, to) of a[k*lda + m] * b[k], rows of b and out VECTORS long. */
 INLINE void combine_block(int rows, int vectors, int from, int to, const float *a, long lda,
                           const float *b, long ldb, float *out, long ldo) {

@@ -27,6 +27,7 @@
 #define CORNER 3
 #endif
 
+#define UNROLL _Pragma("GCC unroll 8")
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float Vec __attribute__((vector_size(VL * 4)));
@@ -36,6 +37,14 @@ typedef int VecBits __attribute__((vector_size(VL * 4)));
 INLINE Vec zero(void) { return (Vec){0}; }
 INLINE Vec load(const float *p) { return *(const VecAnywhere *)p; }
 INLINE void store(float *p, Vec v) { *(VecAnywhere *)p = v; }
+
+/* Asks for `count` floats that will be read, or written, soon. */
+INLINE void fetch(const float *p, int count) {
+  for (int i = 0; i < count; i += 16) __builtin_prefetch(p + i);
+}
+INLINE void fetch_to_write(const float *p, int count) {
+  for (int i = 0; i < count; i += 16) __builtin_prefetch(p + i, 1);
+}
 
 /* The first n floats of p, 0 beyond; and back. */
 INLINE Vec load_part(const float *p, int n) {
@@ -71,8 +80,23 @@ INLINE float sum_of(Vec v) {
 
 /* max(v, 0), but NaN stays NaN. */
 INLINE Vec at_least_zero(Vec v) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v); /* of two the second, if unordered */
+#else
   VecBits negative = v < zero();
   return (Vec)(~negative & (VecBits)v);
+#endif
+}
+
+/* v where test is not negative, else 0. */
+INLINE Vec unless_negative(Vec test, Vec v) {
+#if defined(__AVX512F__)
+  __mmask16 kept = _mm512_cmp_ps_mask((__m512)test, _mm512_setzero_ps(), _CMP_NLT_UQ);
+  return (Vec)_mm512_maskz_mov_ps(kept, (__m512)v);
+#else
+  VecBits negative = test < zero();
+  return (Vec)(~negative & (VecBits)v);
+#endif
 }
 
 /* 1/sqrt(v) to float32 rounding: an estimate and one Newton step where the machine has one. */

@@ -3,9 +3,10 @@
 #ifndef DTN_TILE_H
 #define DTN_TILE_H
 
-#include "dtn_problem.h"
+#include "dtn_copy.h"
 
 #define MOST_CHANNELS 64
+#define AHEAD 12 /* tokens between asking for one and using it */
 #define CACHED_FLOATS 131072 /* half of a small second-level cache, for each of two arrays */
 
 typedef struct {
@@ -22,6 +23,10 @@ typedef struct {
   float *half_share, *slope, *half_slope; /* [x][y], by order, [x][y]; for hidden tokens */
   float *total_x, *total_y; /* gradients of the kernels, vectors of partial sums */
   int *identity;
+  int sample;            /* whose tokens x points to */
+  const float *x;
+  long x_step;           /* floats from one token to the next */
+  float *copy;           /* of them, if their channels do not lie side by side */
   float centre[MOST_CHANNELS], weight[MOST_CHANNELS], bias[MOST_CHANNELS];
 } Work;
 
@@ -43,13 +48,14 @@ static Work *make_work(const Problem *p, int backward) {
   long tile = count * stride, strip = group * side * stride;
   long floats = 2 * tile + 2 * strip + (long)side * side + 4 * count + 16 * 12;
   if (backward) floats += (width * width + height * height) * VL;
+  if (p->x_channel != 1) floats += (long)p->tokens * channels_of(p) + 15;
   long ints = 6 * count + 3 * (long)side + 8;
   char *memory = NULL;
   size_t bytes = (sizeof(Work) + 63) / 64 * 64;
   if (posix_memalign((void **)&memory, 64, bytes + (size_t)(floats + ints) * 4)) return NULL;
   Work *w = (Work *)memory;
   float *next = (float *)(memory + bytes);
-  *w = (Work){.whole = !p->visible, .block = block, .group = (int)group};
+  *w = (Work){.whole = !p->visible, .block = block, .group = (int)group, .sample = -1};
   w->moments = take(&next, tile), w->half = take(&next, tile);
   w->rows = take(&next, strip), w->row_gradients = take(&next, strip);
   w->panel = take(&next, (long)side * side);
@@ -57,6 +63,7 @@ static Work *make_work(const Problem *p, int backward) {
   w->slope = take(&next, count), w->half_slope = take(&next, count);
   if (backward) w->total_x = take(&next, width * width * VL);
   if (backward) w->total_y = take(&next, height * height * VL);
+  if (p->x_channel != 1) w->copy = take(&next, (long)p->tokens * channels_of(p));
   int *list = (int *)next;
   w->at = (Layout){.set = -1, .column_start = list, .row_start = list + width + 1};
   list += width + height + 2;
@@ -65,6 +72,15 @@ static Work *make_work(const Problem *p, int backward) {
   w->identity = list;
   for (int i = 0; i < side; i++) list[i] = i;
   return w;
+}
+
+/* Makes the tokens of the sample readable one by one. */
+static void open_sample(const Problem *p, Work *w, int sample) {
+  if (w->sample == sample) return;
+  w->sample = sample, w->x = p->x + sample * p->x_sample, w->x_step = p->x_token;
+  if (p->x_channel == 1) return;
+  copy_tokens(w->x, p->x_channel, p->tokens, channels_of(p), w->copy);
+  w->x = w->copy, w->x_step = channels_of(p);
 }
 
 /* Shares of the visible sources: with hidden tokens every sum is divided by them. */
@@ -98,15 +114,23 @@ INLINE void begin_block(const Problem *p, Work *w, int head, int first) {
   }
 }
 
+/* Where a token lies that is dealt with a row later than the k-th: the tile's parts of the tokens
+   are too far apart for the machine to foresee them. */
+INLINE long place_ahead(const Problem *p, const Work *w, int sample, int k, int head) {
+  int later = k + p->width < w->at.count ? k + p->width : w->at.count - 1;
+  return place_of(p, sample, w->at.token[later], head) + w->first;
+}
+
 /* A constant for each channel, near its tokens, is taken off first: it changes no statistic, and
    without it a common offset would eat the digits of the variance. After the RMS step no token can
    be far out, so that a few of them do. */
 static void find_centre(const Problem *p, Work *w, int sample, int head) {
   const Layout *at = &w->at;
+  const float *block = w->x + (long)head * p->features + w->first;
   int step = p->rms ? larger(1, at->count / 16) : 1, taken = 0;
   Vec sum[MOST_CHANNELS / VL] = {zero()};
   for (int k = 0; k < at->count; k += step, taken++) {
-    const float *x = p->x + place_of(p, sample, at->token[k], head) + w->first;
+    const float *x = block + at->token[k] * w->x_step;
     float factor = p->rms ? statistics_of(p, sample, at->token[k])[head] : 1;
     for (int v = 0; v < w->vectors; v++)
       sum[v] += factor * load_part(x + v * VL, w->channels - v * VL);
@@ -118,11 +142,13 @@ static void find_centre(const Problem *p, Work *w, int sample, int head) {
 static void pack(const Problem *p, Work *w, int sample, int head) {
   const Layout *at = &w->at;
   int vectors = w->vectors, channels = w->channels, count = at->count;
+  const float *block = w->x + (long)head * p->features + w->first;
   Vec centre[MOST_CHANNELS / VL];
   find_centre(p, w, sample, head);
   for (int v = 0; v < vectors; v++) centre[v] = load(w->centre + v * VL);
   for (int k = 0; k < count; k++) {
-    const float *x = p->x + place_of(p, sample, at->token[k], head) + w->first;
+    const float *x = block + at->token[k] * w->x_step;
+    fetch(block + at->token[k + AHEAD < count ? k + AHEAD : k] * w->x_step, channels);
     float factor = p->rms ? statistics_of(p, sample, at->token[k])[head] : 1;
     float *out = w->moments + (long)at->slot[k] * w->stride;
     for (int v = 0; v < vectors; v++) {

@@ -1,4 +1,4 @@
-"""DTN as two torch operators, triptych::dtn and triptych::dtn_backward, over the CPU kernel.
+"""DTN as two torch operators, triptych::dtn and triptych::dtn_backward; here over the CPU kernel.
 
 Operators, so that autograd, torch.compile and the FLOP counter know them. Low-precision tokens
 are computed in float32; for the backward pass only x and the statistics of its tokens are kept.
@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from triptych.norms.kernels import cpu
+from triptych.norms.kernels import cpu, triton_operator
 
 _PARAMETERS = (
     "Tensor weight, Tensor bias, Tensor? mean_logit, Tensor variance_logit, Tensor position, "
     "Tensor? visible"
 )
 _GEOMETRY = "int height, int width, int prefix, bool released, float eps"
-_NAMES = ("x", "weight", "bias", "mean_logit", "variance_logit", "position", "visible")
 
 torch.library.define("triptych::dtn", f"(Tensor x, {_PARAMETERS}, {_GEOMETRY}) -> (Tensor, Tensor)")
 torch.library.define(
@@ -32,35 +31,37 @@ torch.library.define(
 )
 
 
-def _prepared(values: tuple[Any, ...]) -> tuple[dict[str, Tensor | None], cpu.Geometry]:
-    tensors = {
-        name: None if value is None else value.contiguous()
-        for name, value in zip(_NAMES, values[:7], strict=True)
-    }
-    for name in _NAMES[:6]:
-        value = tensors[name]
-        tensors[name] = None if value is None else value.float()
-    return tensors, cpu.Geometry(*values[7:])
+def _plain(value: Tensor | None) -> Tensor | None:
+    """As the kernel reads it: float32 (bool if it is that), contiguous."""
+    if value is None or (value.dtype is torch.float32 and value.is_contiguous()):
+        return value
+    return value.contiguous() if value.dtype is torch.bool else value.float().contiguous()
 
 
-@torch.library.impl("triptych::dtn", "cpu")
+def _plain_tokens(x: Tensor) -> Tensor:
+    """``x`` in float32 with channels or tokens side by side; either way the kernel can read."""
+    return x.float() if 1 in x.stride()[1:] else x.float().contiguous()
+
+
 def _forward(*values: Any) -> tuple[Tensor, Tensor]:
-    tensors, geometry = _prepared(values)
-    y, statistics = cpu.forward(tensors, geometry)
-    return y.to(values[0].dtype), statistics
+    x = values[0]
+    inputs = (_plain_tokens(x), *map(_plain, values[1:7]))
+    y, statistics = cpu.forward(inputs, cpu.Geometry(*values[7:]))
+    return y.to(x.dtype), statistics
 
 
-@torch.library.impl("triptych::dtn_backward", "cpu")
 def _backward(y_gradient: Tensor, statistics: Tensor, *values: Any) -> tuple[Tensor, ...]:
-    tensors, geometry = _prepared(values)
-    tensors |= {"y_gradient": y_gradient.float().contiguous(), "statistics": statistics}
-    gradients = cpu.backward(tensors, geometry)
-    made = (gradient for gradient in gradients if gradient is not None)
-    wanted = [value for value in values[:6] if value is not None]
-    out = [gradient.to(value.dtype) for gradient, value in zip(made, wanted, strict=True)]
-    if values[3] is None:
-        out.insert(3, statistics.new_empty(0))
-    return tuple(out)
+    inputs = (_plain_tokens(values[0]), *map(_plain, values[1:7]))
+    upstream = y_gradient.float().contiguous()
+    made = cpu.backward(inputs, statistics, upstream, cpu.Geometry(*values[7:]))
+    return tuple(
+        statistics.new_empty(0) if gradient is None else gradient.to(value.dtype)
+        for gradient, value in zip(made, values[:6], strict=True)
+    )
+
+
+torch.library.impl("triptych::dtn", "cpu", _forward)
+torch.library.impl("triptych::dtn_backward", "cpu", _backward)
 
 
 @torch.library.register_fake("triptych::dtn")
@@ -97,11 +98,22 @@ def _differentiate(ctx: Any, y_gradient: Tensor | None, _: None) -> tuple[Tensor
             "and so has a float64 module"
         )
     statistics, *tensors = ctx.saved_tensors
-    backward = torch.ops.triptych.dtn_backward
+    operator = torch.ops.triptych.dtn_backward
+    backward = _backward if _is_unobserved(y_gradient) else operator
     gradients = list(backward(y_gradient, statistics, *tensors, *ctx.geometry))
     if tensors[3] is None:
         gradients[3] = None
     return (*gradients, *[None] * 6)
+
+
+def _is_unobserved(x: Tensor) -> bool:
+    """Whether the operator may be stepped over: on the CPU, and no mode counts or traces it."""
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.autograd._profiler_enabled()
+    )
 
 
 class _Normalize(torch.autograd.Function):
@@ -112,7 +124,8 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *values: Any) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
-            output = torch.ops.triptych.dtn(*values)
+            operator = _forward if _is_unobserved(values[0]) else torch.ops.triptych.dtn
+            output = operator(*values)
         _keep(ctx, values, output)
         return output
 
@@ -120,6 +133,15 @@ class _Normalize(torch.autograd.Function):
 
 
 torch.library.register_autograd("triptych::dtn", _differentiate, setup_context=_keep)
+
+
+def longest_side(device_type: str) -> int:
+    """The longest side of a grid that a fused kernel takes on such devices; 0 without a kernel."""
+    if device_type == "cpu" and cpu.kernel_status().fused:
+        return cpu.LONGEST_SIDE
+    if device_type == "cuda" and triton_operator.cuda_obstacle() is None:
+        return triton_operator.LONGEST_SIDE
+    return 0
 
 
 def normalize(

@@ -3,7 +3,8 @@
 LayerNorm of every encoder layer (our choice; no code is released), over the sequence of the
 greatest length; BigBird is post-norm, Reformer pre-norm. Embedding, final norm and heads keep it.
 The first token counts as an ordinary position: these models have no learned token outside the
-sequence. The classes are not imported here, which would cost seconds: a model brings them along.
+sequence. Padding is told by the attention mask, which DTN takes too. The classes are not imported
+here, which would cost seconds: a model brings them along.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def bigbird_sites(model: nn.Module) -> NormSites:
                 norms=("attention.output.LayerNorm", "output.LayerNorm"),
             )
             for index in range(len(base.get_submodule("encoder.layer")))  # type: ignore[arg-type]
-        ]
+        ],
+        masked_by=prefix.removesuffix("."),
     )
 
 
@@ -56,7 +58,8 @@ def reformer_sites(model: nn.Module) -> NormSites:
                 norms=("attention.layer_norm", "feed_forward.layer_norm"),
             )
             for index in range(len(base.get_submodule("encoder.layers")))  # type: ignore[arg-type]
-        ]
+        ],
+        masked_by=prefix.removesuffix("."),
     )
 
 

@@ -27,11 +27,13 @@ class NormSites:
     """The sites of a backbone, one list for each block in order of depth.
 
     ``last_plain`` is how many of the last blocks keep their norm unless another number is asked
-    for.
+    for. ``masked_by`` is the path of the module whose forward takes the attention mask of padded
+    sequences; None where there is no padding.
     """
 
     blocks: list[list[Replacement]]
     last_plain: int = 0
+    masked_by: str | None = None
 
 
 @runtime_checkable
