@@ -5,6 +5,7 @@ STUDY  ?= compare
 DATA   ?=
 ARGS   ?=
 DEVICE ?= cpu
+JOBS   ?= 2
 export OMP_WAIT_POLICY = PASSIVE
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -31,8 +32,8 @@ $(STAMP): requirements.lock pyproject.toml
 experiment: $(STAMP) ## run the study STUDY (compare) and write outputs/STUDY/report.html
 	@$(BIN)/python -m triptych study $(STUDY) $(if $(DATA),data=$(DATA)) $(ARGS)
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests, JOBS files at a time
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## style and types
 	@$(BIN)/ruff check .

@@ -29,6 +29,7 @@ TOY = [
     "data.crop_padding=0",
     "data.channels=1",
     "data.train_fraction=1",
+    "task.label_fraction=1",
     "pretrain.epochs=1",
     "pretrain.warmup_epochs=0",
     "pretrain.batch_size=8",

@@ -15,8 +15,8 @@ KEYS = "study, seed, output_dir, backbone, norm, pretrain, data, task, trainer, 
 BAD = [
     (
         ["norm=dtnn"],
-        "norm=dtnn is not an option: legal are bn, dtn, dyt, gn, in, ln, rms, scale; did you mean "
-        "dtn?",
+        "norm=dtnn is not an option: legal are bn, dtn, dtn_paper, dyt, gn, in, ln, rms, scale; "
+        "did you mean dtn?",
     ),
     (
         ["backbone=resnet"],

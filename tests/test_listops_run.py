@@ -42,7 +42,8 @@ def test_record_curves_cost_and_pictures(backbone: str, tmp_path: Path) -> None:
     assert metrics["cost/task/saved_for_backward"]["unit"] == "MiB/sequence"
     assert metrics["cost/task/macs"]["value"] > 0
     assert {picture["name"] for picture in record["pictures"]} == {"dtn_mixing", "dtn_kernels"}
-    rows = [json.loads(row) for row in (cell_folder(config) / "metrics.jsonl").open()]
+    curves = (cell_folder(config) / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(row) for row in curves]
     assert {"train/loss", "test/accuracy", "test/loss"} <= {row["name"] for row in rows}
 
 

@@ -15,6 +15,7 @@ from triptych.mim import restore_order
 from triptych.paths import CONF
 from triptych.tasks.optimization import build_optimizer
 from triptych.tasks.pretraining import PretrainingModule
+from triptych.tasks.step_masks import MaskedBatch, MaskPlanner
 
 # Published: peak learning rate, images in a batch, epochs, parameters of the whole model.
 RECIPES = {
@@ -65,16 +66,10 @@ def one_step(config: RunConfig) -> tuple[torch.nn.Module, float, float]:
     """One update on two random images: the model, and its loss before and after."""
     pre, side = config.pretrain, config.data.image_size
     model = build_masked_model(config, build_model(config, 1000, drop_path=pre.drop_path))
-    module = PretrainingModule(
-        model,
-        optimizer_settings(pre),
-        steps_per_epoch=1,
-        mask_ratio=pre.mask_ratio,
-        mask_per_sample=pre.mask_per_sample,
-        seed=0,
-    )
+    module = PretrainingModule(model, optimizer_settings(pre), steps_per_epoch=1)
+    planner = MaskPlanner(model, ratio=pre.mask_ratio, per_sample=pre.mask_per_sample, seed=0)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    batch = (images, torch.zeros(2), torch.arange(2))
+    batch = MaskedBatch(images, torch.zeros(2), torch.arange(2), planner(0, [0, 1]))
     optimizer, _ = build_optimizer(model, optimizer_settings(pre), steps_per_epoch=100)
     before = module.training_step(batch, 0)
     before.backward()

@@ -74,6 +74,10 @@ def test_pictures_and_their_numbers_are_there(done: Any) -> None:
         "attention_distance",
         "token_magnitude",
         "token_variation",
+        "filters",
+        "views",
+        "view_spread",
+        "class_relevance",
         "dtn_mixing",
         "dtn_kernels",
     }
@@ -174,7 +178,7 @@ def test_every_study_runs_at_toy_size(study: str, toy: list[str]) -> None:
     params = yaml.safe_load((EXPERIMENTS / study / "study.yaml").read_text())
     grid = params["hydra"]["sweeper"]["params"]
     last = [f"{key}={str(values).split(',')[-1]}" for key, values in grid.items()]
-    beside = [*toy, "logger=none"]
+    beside = [*toy, "logger=none", "measure=none"]
     config = compose_run([f"+{study}=study", *last])
     if config.backbone.name != "swin_nano":  # the toy widths and depths are those of a Swin
         beside = [item for item in beside if not item.startswith("backbone.")]
