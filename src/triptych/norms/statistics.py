@@ -14,11 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from triptych.norms.banded import ABSENT, band_of, in_one_piece, smooth_banded
 from triptych.norms.position_weights import axis_scores, token_scores
 from triptych.tokens import TokenGrid, VisibleTokens
-
-# Score of an absent source: finite, so that a row without any visible token gives 0 and not NaN.
-ABSENT = -1e30
 
 Cell = tuple[int, int]
 
@@ -41,7 +39,8 @@ def neighbourhood_moments(
     """Position-weighted mean and variance of every channel around every token, both like x.
 
     The grid is summed axis by axis, T·(Y + X) multiply-adds a channel, unless the visible tokens
-    are so few that all their pairs cost less. When x holds the visible tokens alone, the host
+    are so few that all their pairs cost less. A long sequence is summed within the band where its
+    position weights are not negligible. When x holds the visible tokens alone, the host
     never waits for an accelerator to choose the way.
 
     Args:
@@ -77,6 +76,12 @@ def _moments_on_grid(
         coarse = TokenGrid(grid.height // cell[0], grid.width // cell[1])
         moments = _moments_on_grid(cells, weight_H3, coarse, (1, 1), visible_MT, may_wait)
         return spread_cells(moments[0], grid, cell), spread_cells(moments[1], grid, cell)
+    whole = visible_MT is None or (may_wait and grid.height == 1 and in_one_piece(visible_MT))
+    band = band_of(weight_H3, grid.width) if grid.height == 1 and whole else None
+    if band is not None:
+        return _centred_moments(
+            x_BTHD, visible_MT, lambda x: smooth_banded(x, weight_H3, band, visible_MT)
+        )
     along_x_H, along_y_H, squared_H = weight_H3.unbind(1)
     scores_y_HYY = axis_scores(along_y_H, squared_H, grid.height)
     scores_x_HXX = axis_scores(along_x_H, squared_H, grid.width)
