@@ -89,3 +89,16 @@ def image_multiple(spec: BackboneSpec) -> int:
     LeViT halves odd grids by rounding up (14, 7, 4), so only its stem must divide.
     """
     return spec.patch_size if spec.family is Family.levit else total_stride(spec)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a run asks of its backbone: images (channels, *image_size) in, classes out.
+
+    ``drop_path`` is the rate of the last block; that of the first is 0.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    num_classes: int
+    drop_path: float

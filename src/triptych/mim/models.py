@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from triptych.choices import Grouping
 from triptych.mim.decoder import DecoderSettings, LatentOrder, PixelShuffleHead, TransformerDecoder
 from triptych.mim.dense import DenseMaskedEncoder
+from triptych.mim.encoder import VisibleEncoder
 from triptych.mim.layout import layout_of
 from triptych.mim.masks import mask_from_noise
 from triptych.mim.objective import (
@@ -121,8 +122,66 @@ class MaskedImageModel(nn.Module):
         return patches_ME
 
 
-class GreenMIM(MaskedImageModel):
-    """Visible-token encoder and transformer decoder (GreenMIM, arXiv 2205.13515; MAE for ViT).
+class VisibleUnitModel(MaskedImageModel):
+    """A visible-token encoder, and a transformer decoder that predicts the hidden units.
+
+    Args:
+        encoder: of the backbone that is pre-trained.
+        decoder: its size.
+        norm_pixels: normalise the target in each unit.
+        prefix_tokens: how many leading latents are no unit's.
+
+    Raises:
+        ValueError: the decoder's width does not fit.
+    """
+
+    def __init__(
+        self,
+        encoder: VisibleEncoder,
+        decoder: DecoderSettings | None,
+        *,
+        norm_pixels: bool,
+        prefix_tokens: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.unit, self.unit_grid = encoder.unit, encoder.unit_grid
+        self.norm_pixels = norm_pixels
+        layout = layout_of(encoder.backbone)
+        values = self.unit**2 * layout.channels
+        self.decoder = TransformerDecoder(
+            layout.features, self.unit_grid, values, decoder, prefix_tokens
+        )
+        self.needs_order = self.decoder.order is LatentOrder.published
+
+    @property
+    def backbone(self) -> nn.Module:
+        """See :class:`MaskedImageModel`."""
+        return self.encoder.backbone
+
+    def plan(self, mask: Tensor) -> MaskPlan:
+        """See :meth:`triptych.mim.encoder.VisibleEncoder.plan`."""
+        return self.encoder.plan(mask)
+
+    def forward(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        plan: MaskPlan | None = None,
+        ids_restore: Tensor | None = None,
+    ) -> MIMOutput:
+        """See :meth:`MaskedImageModel.forward`."""
+        if self.needs_order and ids_restore is None:
+            raise ValueError("order='published' places latents by ids_restore; it is missing")
+        latents_BKC = self.encoder(images, mask, plan)
+        mask_BL, hidden_M = for_batch(mask, images)
+        prediction_ME = self.decoder(latents_BKC, mask_BL, ids_restore, hidden_M)
+        loss = mean_squared_error(prediction_ME, self.targets(images, hidden_M))
+        return MIMOutput(loss, prediction_ME, hidden_M)
+
+
+class GreenMIM(VisibleUnitModel):
+    """Visible-token encoder and transformer decoder (GreenMIM, arXiv 2205.13515).
 
     Args:
         backbone: one that :func:`visible_encoder` takes.
@@ -145,41 +204,10 @@ class GreenMIM(MaskedImageModel):
         image_size: Pair | None = None,
         grouping: Grouping | str = Grouping.cheapest,
     ) -> None:
-        super().__init__()
-        self.encoder = visible_encoder(
+        encoder = visible_encoder(
             backbone, lattice=lattice, image_size=image_size, grouping=grouping
         )
-        self.unit, self.unit_grid = self.encoder.unit, self.encoder.unit_grid
-        self.norm_pixels = norm_pixels
-        layout = layout_of(backbone)
-        values = self.unit**2 * layout.channels
-        self.decoder = TransformerDecoder(layout.features, self.unit_grid, values, decoder)
-        self.needs_order = self.decoder.order is LatentOrder.published
-
-    @property
-    def backbone(self) -> nn.Module:
-        """See :class:`MaskedImageModel`."""
-        return self.encoder.backbone
-
-    def plan(self, mask: Tensor) -> MaskPlan:
-        """See :meth:`triptych.mim.encoder.VisibleEncoder.plan`."""
-        return self.encoder.plan(mask)
-
-    def forward(
-        self,
-        images: Tensor,
-        mask: Tensor,
-        plan: MaskPlan | None = None,
-        ids_restore: Tensor | None = None,
-    ) -> MIMOutput:
-        """See :meth:`MaskedImageModel.forward`."""
-        if self.decoder.order is LatentOrder.published and ids_restore is None:
-            raise ValueError("order='published' places latents by ids_restore; it is missing")
-        latents_BKC = self.encoder(images, mask, plan)
-        mask_BL, hidden_M = for_batch(mask, images)
-        prediction_ME = self.decoder(latents_BKC, mask_BL, ids_restore, hidden_M)
-        loss = mean_squared_error(prediction_ME, self.targets(images, hidden_M))
-        return MIMOutput(loss, prediction_ME, hidden_M)
+        super().__init__(encoder, decoder, norm_pixels=norm_pixels)
 
 
 class SimMIM(MaskedImageModel):
