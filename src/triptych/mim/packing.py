@@ -6,6 +6,8 @@ return the group number of each window, int64 of the same length.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 
 
@@ -17,7 +19,7 @@ def first_fit_decreasing(counts: np.ndarray, capacity: int) -> np.ndarray:
     counts, not of windows.
     """
     windows_of = np.bincount(counts)
-    sizes = np.flatnonzero(windows_of)[::-1].tolist()
+    sizes = np.flatnonzero(windows_of).tolist()
     left = windows_of[sizes].tolist()
     runs: list[tuple[int, int, int, int]] = []  # minus size, first group, groups, windows in each
     groups = 0
@@ -27,7 +29,7 @@ def first_fit_decreasing(counts: np.ndarray, capacity: int) -> np.ndarray:
             left[i] -= n * repeats
             runs.append((-sizes[i], groups, repeats, n))
         groups += repeats
-        for i, _ in reversed(content):
+        for i, _ in content:  # from the largest down, so what is left keeps its place
             if not left[i]:
                 del sizes[i], left[i]
     runs.sort()
@@ -43,17 +45,17 @@ def first_fit_decreasing(counts: np.ndarray, capacity: int) -> np.ndarray:
 def _fill_one(
     sizes: list[int], left: list[int], capacity: int
 ) -> tuple[list[tuple[int, int]], int]:
-    """What one group takes, (place in ``sizes``, windows), and how many groups can be alike."""
+    """What one group takes, (place in ``sizes``, windows), and how many groups can be alike.
+
+    ``sizes`` ascend.
+    """
     content = []
-    room, repeats, smallest = capacity, len(left) + sum(left), sizes[-1]
-    for i, size in enumerate(sizes):
-        if size <= room:
-            n = min(left[i], room // size)
-            content.append((i, n))
-            repeats = min(repeats, left[i] // n)
-            room -= n * size
-            if room < smallest:
-                break
+    room, repeats, i = capacity, len(left) + sum(left), len(sizes)
+    while (i := bisect_right(sizes, room, 0, i) - 1) >= 0:
+        fitting = min(left[i], room // sizes[i])
+        content.append((i, fitting))
+        repeats = min(repeats, left[i] // fitting)
+        room -= fitting * sizes[i]
     return content, repeats
 
 

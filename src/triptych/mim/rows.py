@@ -51,14 +51,14 @@ class Slots:
     @classmethod
     def of(cls, slot_N: np.ndarray, count: int) -> Slots:
         """Token i goes to slot ``slot_N[i]`` of ``count``."""
-        index = np.full(count, -1, dtype=np.int64)
+        index = np.zeros(count, dtype=np.int64)
         index[slot_N] = np.arange(len(slot_N))
-        empty = index < 0
-        return cls(
-            torch.from_numpy(np.maximum(index, 0)),
-            torch.from_numpy(slot_N.astype(np.int64)),
-            torch.from_numpy(empty) if empty.any() else None,
-        )
+        empty = None
+        if len(slot_N) < count:
+            empty = torch.ones(count, dtype=torch.bool)
+            empty.numpy()[slot_N] = False
+        inverse = torch.from_numpy(slot_N.astype(np.int64, copy=False))
+        return cls(torch.from_numpy(index), inverse, empty)
 
     def gather(self, x_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to slots (B, S, C); a slot without token holds some token's values."""
@@ -114,7 +114,7 @@ def pack_rows(
     together, so a row may hold windows of several samples; not so in the published grouping.
     """
     plans, tokens = tokens_PN.shape
-    token, window, number = _by_window(lattice, visible_PT, tokens_PN)
+    token, window, number = _by_window(lattice, tokens_PN)
     pad_window, pad_position = _seen_padding(lattice, window, plans)
     held = np.bincount(window, minlength=lattice.num_windows * plans)
     padding = np.bincount(pad_window, minlength=len(held))
@@ -140,18 +140,15 @@ def pack_rows(
 
 
 def _by_window(
-    lattice: WindowLattice, visible_PT: np.ndarray, tokens_PN: np.ndarray
+    lattice: WindowLattice, tokens_PN: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Visible tokens plan by plan, window by window: number on the grid, window, compact number."""
-    plans, size = visible_PT.shape
-    order = lattice.by_window
-    chosen = np.flatnonzero(visible_PT[:, order])
-    plan, place = np.divmod(chosen, size) if plans > 1 else (0, chosen)
-    token = order[place]
-    number_PT = np.empty(plans * size, dtype=np.int64)
-    number_PT[(tokens_PN + size * np.arange(plans)[:, None]).ravel()] = np.arange(tokens_PN.size)
-    number = number_PT[plan * size + token]
-    return token, lattice.window[token] + plan * lattice.num_windows, number
+    plans, tokens = tokens_PN.shape
+    window_PN = lattice.window_key[tokens_PN]
+    first_P1 = np.arange(plans)[:, None]
+    number = (np.argsort(window_PN, axis=1, kind="stable") + tokens * first_P1).ravel()
+    window_PN = window_PN + lattice.num_windows * first_P1
+    return tokens_PN.ravel()[number], window_PN.ravel()[number], number
 
 
 def _seen_padding(

@@ -129,8 +129,9 @@ def check_mask(mask: Tensor, num_units: int) -> Tensor:
             f"mask must have shape ({num_units},) or (B, {num_units}), got {tuple(mask.shape)}"
         )
     mask_PL = mask.detach().cpu().reshape(-1, num_units)
-    hidden = mask_PL.sum(1)
-    low, high = int(hidden.min()), int(hidden.max())
+    units_PL = mask_PL.numpy()
+    hidden_P = np.count_nonzero(units_PL, axis=1)
+    low, high = int(hidden_P.min()), int(hidden_P.max())
     if low != high:
         raise ValueError(
             f"every sample must hide the same number of mask units, got {low} to {high} of "
@@ -138,7 +139,7 @@ def check_mask(mask: Tensor, num_units: int) -> Tensor:
         )
     if low == num_units:
         raise ValueError(f"mask hides all {num_units} mask units; at least one must stay visible")
-    return mask_PL[:1] if bool((mask_PL == mask_PL[:1]).all()) else mask_PL
+    return mask_PL[:1] if (units_PL == units_PL[:1]).all() else mask_PL
 
 
 def plan_mask(
