@@ -18,6 +18,7 @@ from triptych.mim.layout import layout_of
 from triptych.mim.masks import mask_from_noise
 from triptych.mim.objective import (
     UnitStatistics,
+    hidden_in_batch,
     hidden_units,
     mean_absolute_error,
     mean_squared_error,
@@ -173,8 +174,13 @@ class VisibleUnitModel(MaskedImageModel):
         """See :meth:`MaskedImageModel.forward`."""
         if self.needs_order and ids_restore is None:
             raise ValueError("order='published' places latents by ids_restore; it is missing")
+        if plan is None:
+            plan = self.encoder.plan(mask, (int(images.shape[2]), int(images.shape[3])))
+        plan = plan.to(images.device)
         latents_BKC = self.encoder(images, mask, plan)
-        mask_BL, hidden_M = for_batch(mask, images)
+        mask_BL = mask.reshape(-1, mask.shape[-1]).expand(len(images), -1)
+        mask_BL = mask_BL.to(images.device, non_blocking=True)
+        hidden_M = hidden_in_batch(plan.hidden, mask_BL)
         prediction_ME = self.decoder(latents_BKC, mask_BL, ids_restore, hidden_M)
         loss = mean_squared_error(prediction_ME, self.targets(images, hidden_M))
         return MIMOutput(loss, prediction_ME, hidden_M)
@@ -268,7 +274,7 @@ class SimMIM(MaskedImageModel):
 
 
 def for_batch(mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask (B, L) and hidden units (M,) on the images' device."""
+    """Mask (B, L) and hidden units (M,) on the images' device, of a mask that was not planned."""
     mask_BL = mask.reshape(-1, mask.shape[-1]).expand(len(images), -1)
     hidden_M = hidden_units(mask_BL)
     device = images.device

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 EPS = 1e-6
@@ -58,12 +59,30 @@ def hidden_units(mask_BL: Tensor) -> Tensor:
         ValueError: nothing is hidden.
     """
     hidden_M = mask_BL.flatten().nonzero()[:, 0]
+    _check_hidden(hidden_M, mask_BL)
+    return hidden_M
+
+
+def hidden_in_batch(hidden_PJ: Tensor, mask_BL: Tensor) -> Tensor:
+    """:func:`hidden_units` of a planned mask, whose rows hide the units ``hidden_PJ``.
+
+    P is 1 where all samples share a mask, else B. No value is read.
+
+    Raises:
+        ValueError: nothing is hidden.
+    """
+    _check_hidden(hidden_PJ.flatten(), mask_BL)
+    batch, units = mask_BL.shape
+    first_B1 = units * torch.arange(batch, device=hidden_PJ.device)[:, None]
+    return (hidden_PJ + first_B1).flatten()
+
+
+def _check_hidden(hidden_M: Tensor, mask_BL: Tensor) -> None:
     if not len(hidden_M):
         raise ValueError(
             f"mask hides none of the {mask_BL.shape[1]} mask units, so there is nothing to "
             f"reconstruct; hide at least one"
         )
-    return hidden_M
 
 
 def unpatchify(patches_BLE: Tensor, unit: int, unit_grid: tuple[int, int]) -> Tensor:

@@ -80,11 +80,15 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class MaskPlan:
-    """The plan of a mask for one encoder; made on the CPU, moved with the batch."""
+    """The plan of a mask for one encoder; made on the CPU, moved with the batch.
+
+    ``hidden`` (P, L - K) numbers the hidden units, ascending.
+    """
 
     num_plans: int
     num_units: int
     num_visible: int
+    hidden: Tensor
     stages: tuple[StagePlan, ...]
 
     @cached_property
@@ -108,7 +112,8 @@ class MaskPlan:
         return PackedPlan(self.packed.buffer.pin_memory(), self.packed.outline).unpack()
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> MaskPlan:
-        return replace(self, stages=tuple(stage.map(move) for stage in self.stages))
+        stages = tuple(stage.map(move) for stage in self.stages)
+        return replace(self, hidden=move(self.hidden), stages=stages)
 
 
 def _arrive(buffer: Tensor, *outline: Any) -> MaskPlan:
@@ -162,6 +167,7 @@ def plan_mask(
         num_plans=len(visible_PUV),
         num_units=mask_PL.shape[1],
         num_visible=int(visible_PUV[0].sum()),
+        hidden=torch.from_numpy(np.nonzero(mask_PL.numpy())[1].reshape(len(mask_PL), -1)),
         stages=tuple(plans),
     )
 
