@@ -35,8 +35,7 @@ def test_one_graph_without_breaks_serves_every_mask(model, per_sample):
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, 112, 112, generator=generator)
     masks = [
-        random_unit_mask(196, 0.75, 2, generator=generator, per_sample=per_sample)
-        for _ in range(4)
+        random_unit_mask(196, 0.75, 2, generator=generator, per_sample=per_sample) for _ in range(4)
     ]
     counter = CompileCounterWithBackend(aot_eager)
     compiled = torch.compile(model, backend=counter, fullgraph=True)
