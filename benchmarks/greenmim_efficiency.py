@@ -129,7 +129,7 @@ def picture(points: Sequence[Point]) -> Figure:
     gain.set(xscale="log", ylabel="times as fast as SimMIM", ylim=(0, None))
     for axes in (time, memory, gain):
         axes.set_xlabel("image side in pixels")
-        axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+        axes.set_xticks(sizes, [str(size) for size in sizes], rotation=45, minor=False)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     time.legend(frameon=False, fontsize="small")

@@ -9,6 +9,7 @@ from queue import Empty, Queue
 from typing import Any
 
 END = object()
+PAUSE = 0.002  # seconds
 
 
 def ahead(batches: Iterator[Any]) -> Iterator[Any]:
@@ -43,7 +44,8 @@ def _take(batches: Iterator[Any], ready: Queue[Any], stop: threading.Event) -> N
             if stop.is_set():
                 return
             ready.put((batch, None))
-            if stop.is_set():
+            # Whoever took the last batch should go on first, not wait for this thread's lock.
+            if stop.wait(PAUSE):
                 return
         ready.put((END, None))
     except BaseException as error:

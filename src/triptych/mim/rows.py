@@ -53,12 +53,12 @@ class Slots:
         """Token i goes to slot ``slot_N[i]`` of ``count``."""
         index = np.zeros(count, dtype=np.int64)
         index[slot_N] = np.arange(len(slot_N))
-        empty = None
-        if len(slot_N) < count:
-            empty = torch.ones(count, dtype=torch.bool)
-            empty.numpy()[slot_N] = False
         inverse = torch.from_numpy(slot_N.astype(np.int64, copy=False))
-        return cls(torch.from_numpy(index), inverse, empty)
+        if len(slot_N) == count:
+            return cls(torch.from_numpy(index), inverse, None)
+        empty = np.ones(count, dtype=bool)
+        empty[slot_N] = False
+        return cls(torch.from_numpy(index), inverse, torch.from_numpy(empty))
 
     def gather(self, x_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to slots (B, S, C); a slot without token holds some token's values."""
@@ -118,12 +118,13 @@ def pack_rows(
     pad_window, pad_position = _seen_padding(lattice, window, plans)
     held = np.bincount(window, minlength=lattice.num_windows * plans)
     padding = np.bincount(pad_window, minlength=len(held))
-    plan = row_plan(held + padding, lattice, (plans, tokens), channels, grouping)
+    counts = held + padding
+    plan = row_plan(counts, lattice, (plans, tokens), channels, grouping)
     if plan is None:
         window_PN = lattice.window[tokens_PN] + lattice.num_windows * np.arange(plans)[:, None]
         return _rows(lattice, None, window_PN, lattice.position[tokens_PN])
     shape = plan.num_rows, plan.capacity
-    first_slot = _first_slots(held + padding, plan)
+    first_slot = _first_slots(counts, plan)
     slot = _numbered(window, held, first_slot)
     window_RG = np.full(shape, -1, dtype=np.int64)
     position_RG = np.zeros(shape, dtype=np.int64)
@@ -155,6 +156,8 @@ def _seen_padding(
     lattice: WindowLattice, window: np.ndarray, plans: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Windows, ascending, and positions of the padding in windows that hold a visible token."""
+    if not len(lattice.pad_window):
+        return lattice.pad_window, lattice.pad_position
     has_token = np.zeros(lattice.num_windows * plans, dtype=bool)
     has_token[window] = True
     order = np.argsort(lattice.pad_window, kind="stable")

@@ -181,7 +181,7 @@ def _plan_stage(
     grouping: Grouping,
 ) -> StagePlan:
     visible_PT = visible_PHW.reshape(len(visible_PHW), -1)
-    tokens_PN = np.nonzero(visible_PT)[1].reshape(len(visible_PT), -1)
+    tokens_PN = (np.flatnonzero(visible_PT) % visible_PT.shape[1]).reshape(len(visible_PT), -1)
     rows = {
         (window, shift): pack_rows(
             window_lattice(stage.grid, window, shift, lattice),

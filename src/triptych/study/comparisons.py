@@ -13,7 +13,6 @@ from triptych.study import statistics
 from triptych.study.cells import Cell, all_metrics, headline_metric
 from triptych.study.statistics import PairedDifference, paired_difference
 from triptych.study.wording import (
-    AXES,
     axis_rank,
     format_change,
     format_p,
@@ -22,6 +21,9 @@ from triptych.study.wording import (
     metric_name,
     value_name,
 )
+
+# Axes whose tests are corrected together.
+QUESTIONS = (("norm", "pretrain"), ("backbone",))
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,16 @@ class Comparison:
 def compare_cells(cells: Sequence[Cell]) -> list[Comparison]:
     """Every paired comparison along norm, pre-training and backbone, with Holm's correction.
 
-    A family is all tests of one metric in the study. The second of a pair is the one that comes
-    first in the order of baselines, so a difference reads "method minus baseline".
+    A family is all tests of one metric along norm and pre-training, which is what studies ask
+    about; those along the backbone, another question, are a family of their own. The second of a
+    pair is the one that comes first in the order of baselines, so a difference reads "method
+    minus baseline".
     """
     return [
         comparison
         for metric in all_metrics(cells)
-        for comparison in _metric_comparisons(metric, cells)
+        for axes in QUESTIONS
+        for comparison in _metric_comparisons(metric, cells, axes)
     ]
 
 
@@ -69,10 +74,12 @@ def headline_comparisons(cells: Sequence[Cell]) -> list[Comparison]:
     ]
 
 
-def _metric_comparisons(metric: str, cells: Sequence[Cell]) -> list[Comparison]:
+def _metric_comparisons(
+    metric: str, cells: Sequence[Cell], axes: Sequence[str]
+) -> list[Comparison]:
     pairs = [
         (axis, first, second, _difference(metric, first, second))
-        for axis, first, second in _pairs(cells)
+        for axis, first, second in _pairs(cells, axes)
         if first.values(metric) and second.values(metric)
     ]
     adjusted = statistics.holm([result.p_value for *_, result in pairs])
@@ -97,8 +104,8 @@ def _unit(metric: str, first: Cell, second: Cell) -> str:
     return units[0]
 
 
-def _pairs(cells: Sequence[Cell]) -> Iterator[tuple[str, Cell, Cell]]:
-    for axis in AXES:
+def _pairs(cells: Sequence[Cell], axes: Sequence[str]) -> Iterator[tuple[str, Cell, Cell]]:
+    for axis in axes:
         groups: dict[tuple[str, ...], list[Cell]] = {}
         for cell in cells:
             rest = tuple(value for label, value in cell.labels.items() if label != axis)

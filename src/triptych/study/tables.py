@@ -88,7 +88,8 @@ def differences_table(records: Sequence[Record]) -> pd.DataFrame:
     """All paired comparisons of all metrics (DIFFERENCE_COLUMNS).
 
     ``comparison`` is "first - second"; the compared label's own column says the same, as it has
-    no single value. ``p_holm`` is adjusted over all tests of the same metric.
+    no single value. ``p_holm`` is adjusted over all tests of the same
+    metric along norm and pre-training, or else along the backbone.
     """
     rows = []
     for item in compare_cells(group_cells(records)):
