@@ -18,9 +18,17 @@ from triptych.stages import cell_key, cell_name, pretrain_stage, task_stage
 
 # What a group option needs beside its name to make a whole run.
 LISTOPS = ("listops", "listops_short")
+LOOKING = ["task=visualization", "task.weights=untrained"]
 BESIDE = {
     "backbone/timm": ["backbone.timm_name=deit_tiny_patch16_224", "data.image_size=224"],
-    "data/image_folder": ["data.root=/nowhere"],
+    **{
+        f"data/{name}": ["data.root=/nowhere"]
+        for name in ("image_folder", "imagenet", "imagenet_tar", "image_shards")
+    },
+    "data/imagenet_c": ["task=robustness", "data.root=/nowhere", "data.corrupted_root=/nowhere"],
+    **{f"data/{name}": [*LOOKING, "data.root=/nowhere"] for name in ("voc_2009", "voc_2012")},
+    **{f"data/{name}": LOOKING for name in ("default", "photographs")},
+    "task/visualization": ["task.weights=untrained"],
     "trainer/gpu": ["trainer.accelerator=gpu"],
     "pretrain/mae": ["backbone=vit_nano"],
     "pretrain/mae_vit_base": ["backbone=vit_nano"],

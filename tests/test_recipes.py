@@ -24,6 +24,8 @@ RECIPES = {
     "greenmim_swin_large_w14": (8e-4, 2048, 800, 200.80e6),
     "greenmim_twins_large": (2.4e-3, 4096, 100, 103.53e6),
     "simmim_swin_base_192": (8e-4, 2048, 100, None),
+    "simmim_swin_base_192_800ep": (4e-4, 2048, 800, None),
+    "simmim_swin_large_192_800ep": (4e-4, 2048, 800, None),
     "simmim_swin_base_224": (8e-4, 2048, 100, None),
     "mae_vit_base": (2.4e-3, 4096, 1600, None),
     "uniform_swin_tiny": (2.4e-3, 4096, 200, None),

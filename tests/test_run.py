@@ -70,17 +70,15 @@ def test_pictures_and_their_numbers_are_there(done: Any) -> None:
     names = {picture["name"] for picture in record["pictures"]}
     assert names == {
         "reconstruction",
-        "rollout",
         "attention_distance",
-        "token_magnitude",
         "token_variation",
-        "filters",
-        "views",
-        "view_spread",
         "class_relevance",
-        "dtn_mixing",
         "dtn_kernels",
     }
+    seconds, trained = record["timings"]["visualize"], record["metrics"]["time/total"]["value"]
+    assert record["metrics"]["time/visualize"] == {"value": seconds, "unit": "s"}
+    share = record["metrics"]["time/visualize/share"]["value"]
+    assert share == pytest.approx(seconds / trained)
     for picture in record["pictures"]:
         assert (cell_folder(config) / picture["file"]).read_bytes()[:4] == b"\x89PNG"
         assert len((cell_folder(config) / picture["numbers"]).read_text().splitlines()) > 1
@@ -124,7 +122,8 @@ def test_wandb_has_one_offline_run_with_scalars_pictures_and_summary(done: Any) 
         text=True,
         check=True,
     )
-    for text in ("test/accuracy", "task/train/loss", "pretrain/train/loss", "pictures/rollout"):
+    curves = ("test/accuracy", "task/train/loss", "pretrain/train/loss")
+    for text in (*curves, "pictures/class_relevance"):
         assert text in asked.stdout
     assert "dtn/pretrain/layers.0.blocks.0.norm1/lambda_mean/head0" in asked.stdout
     assert record["study"] in asked.stdout

@@ -20,6 +20,7 @@ from triptych.config import ConfigError, RunConfig
 from triptych.legality import check
 from triptych.paths import EXPERIMENTS
 from triptych.stages import cell_name
+from triptych.subject import settle
 
 
 class ProcessLauncher(Launcher):
@@ -67,7 +68,7 @@ class ProcessLauncher(Launcher):
         assert isinstance(with_hydra, dict)
         plain = OmegaConf.create({k: v for k, v in with_hydra.items() if k != "hydra"})
         try:
-            config = to_run_config(plain)  # type: ignore[arg-type]
+            config = settle(to_run_config(plain))  # type: ignore[arg-type]
             check(config)
         except ConfigError as error:
             own = " ".join(item for item in overrides if item not in shared)

@@ -1,9 +1,11 @@
 """The command line.
 
 ``python -m triptych [-m] key=value …``   one run, or a sweep, through Hydra
+``python -m triptych plan key=value …``    what a run would do, without its data
 ``python -m triptych study NAME …``       the study experiments/NAME
 ``python -m triptych report FOLDER``      tables and report of outputs/NAME from its records
 ``python -m triptych publish FOLDER``     its outcome into experiments/NAME/results and the README
+``python -m triptych matrix``             the README's tables of what goes together
 ``python -m triptych cell CONFIG``        one cell, from its resolved configuration
 ``python -m triptych export RUN FILE``    a run's network as a timm state dict (see _export)
 """
@@ -23,10 +25,13 @@ USAGE = 2
 def main() -> None:
     """Run the command; what a user did wrong is one sentence and exit status 2."""
     commands: dict[str, Callable[[list[str]], None]] = {
+        "plan": _plan,
         "study": _study,
         "report": _report,
         "cell": _cell,
         "cost": _cost,
+        "companion": _companion,
+        "matrix": _matrix,
         "dashboard": _dashboard,
         "publish": _publish,
         "export": _export,
@@ -59,6 +64,15 @@ def _is_users(error: Exception) -> bool:
 def _fail(sentence: str, status: int) -> None:
     print(f"triptych: {sentence}", file=sys.stderr)
     sys.exit(status)
+
+
+def _plan(arguments: list[str]) -> None:
+    from triptych.hydra_app import compose_run
+
+    config = compose_run(arguments)
+    from triptych.planning import describe, plan_run
+
+    print(describe(plan_run(config)))
 
 
 def _study(arguments: list[str]) -> None:
@@ -131,6 +145,22 @@ def _cost(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise ConfigError("cost needs one file with configurations: outputs/<study>/cost.json")
     measure_file(Path(arguments[0]))
+
+
+def _matrix(arguments: list[str]) -> None:
+    from triptych.matrix import write
+    from triptych.paths import ROOT
+
+    if arguments:
+        raise ConfigError("matrix takes no arguments; it writes the tables into README.md.")
+    write(ROOT / "README.md")
+
+
+def _companion(arguments: list[str]) -> None:
+    """A process that a run starts to train along."""
+    from triptych.fitting import follow
+
+    follow(Path(arguments[0]))
 
 
 if __name__ == "__main__":

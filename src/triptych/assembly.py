@@ -13,9 +13,10 @@ from torch import nn
 from triptych.backbones.build import BackboneSpec, build_backbone
 from triptych.backbones.build import Family as BackboneFamily
 from triptych.backbones.sequence import build_sequence_classifier
-from triptych.choices import NormName, PretrainName, Schedule
+from triptych.choices import DataName, NormName, PretrainName
 from triptych.config import BackboneConfig, NormConfig, PretrainConfig, RunConfig, TaskConfig
 from triptych.data.augmentation import Augmentation
+from triptych.data.imagenet_c import validation_images
 from triptych.data.images import ImageData, ImageSource, ImageSpec, load_images
 from triptych.data.listops import VOCABULARY, ListOpsSpec
 from triptych.data.sequences import SequenceData, load_listops
@@ -39,7 +40,10 @@ def load_data(config: RunConfig) -> ImageData | SequenceData:
             test=data.test_sequences,
             root=Path(data.root) if data.root else None,
         )
-    return load_images(image_spec(config), seed=derive_seed(config.seed, "augmentation"))
+    spec = image_spec(config)
+    if data.name is DataName.imagenet_c and config.task.checkpoint is not None:
+        return validation_images(spec)
+    return load_images(spec, seed=derive_seed(config.seed, "augmentation"))
 
 
 def image_spec(config: RunConfig) -> ImageSpec:
@@ -54,7 +58,7 @@ def image_spec(config: RunConfig) -> ImageSpec:
         color_jitter=data.color_jitter,
     )
     return ImageSpec(
-        source=ImageSource(str(data.name)),
+        source=image_source(data.name),
         image_size=data.image_size,
         channels=data.channels,
         root=Path(data.root) if data.root else None,
@@ -66,7 +70,14 @@ def image_spec(config: RunConfig) -> ImageSpec:
         synthetic_classes=data.synthetic_classes,
         scenes=data.scenes,
         scene_items=str(data.scene_items),
+        expected=(data.expected_classes, data.expected_train, data.expected_test),
     )
+
+
+def image_source(name: DataName) -> ImageSource:
+    """Where the images come from; those of ImageNet-C are beside ImageNet's own."""
+    plain = DataName.image_folder if name is DataName.imagenet_c else name
+    return ImageSource(str(plain))
 
 
 def _pair(values: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -165,7 +176,9 @@ def optimizer_settings(
         batch_size=stage.batch_size,
         layer_decay=stage.layer_decay if isinstance(stage, TaskConfig) else 1.0,
         position_lr_factor=1.0 if norm is None else norm.position_lr_factor,
-        inverse_sqrt=isinstance(stage, TaskConfig) and stage.schedule is Schedule.inverse_sqrt,
+        schedule=str(stage.schedule),
+        milestones=tuple(stage.milestones),
+        start_learning_rate=stage.start_learning_rate,
     )
 
 
@@ -179,4 +192,6 @@ def fit_settings(config: RunConfig, stage: PretrainConfig | TaskConfig) -> FitSe
         checkpoint_every=trainer.checkpoint_every,
         clip_grad=stage.clip_grad,
         evaluate_every=stage.evaluate_every if isinstance(stage, TaskConfig) else 1,
+        strategy=str(trainer.strategy),
+        compiled=trainer.compile,
     )

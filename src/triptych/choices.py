@@ -33,6 +33,7 @@ class Schedule(StrEnum):
 
     cosine = "cosine"
     inverse_sqrt = "inverse_sqrt"
+    multistep = "multistep"
 
 
 class Initialization(StrEnum):
@@ -117,15 +118,51 @@ class DataName(StrEnum):
     digits = "digits"
     fashion_mnist = "fashion_mnist"
     image_folder = "image_folder"
+    image_archive = "image_archive"
+    imagenet_c = "imagenet_c"
     synthetic = "synthetic"
     scenes = "scenes"
+    photographs = "photographs"
+    voc_2009 = "voc_2009"
+    voc_2012 = "voc_2012"
     listops = "listops"
     listops_short = "listops_short"
+    default = "default"
 
     @property
     def holds_sequences(self) -> bool:
         """Whether it holds token sequences, not images."""
         return self in (DataName.listops, DataName.listops_short)
+
+    @property
+    def trains(self) -> bool:
+        """Whether its images have labels; the others are looked at, at any size."""
+        return self not in (
+            DataName.default,
+            DataName.photographs,
+            DataName.voc_2009,
+            DataName.voc_2012,
+        )
+
+
+class Corruption(StrEnum):
+    """The fifteen corruptions of Hendrycks & Dietterich (ICLR 2019), in their order."""
+
+    gaussian_noise = "gaussian_noise"
+    shot_noise = "shot_noise"
+    impulse_noise = "impulse_noise"
+    defocus_blur = "defocus_blur"
+    glass_blur = "glass_blur"
+    motion_blur = "motion_blur"
+    zoom_blur = "zoom_blur"
+    snow = "snow"
+    frost = "frost"
+    fog = "fog"
+    brightness = "brightness"
+    contrast = "contrast"
+    elastic_transform = "elastic_transform"
+    pixelate = "pixelate"
+    jpeg_compression = "jpeg_compression"
 
 
 class SceneItems(StrEnum):
@@ -135,9 +172,50 @@ class SceneItems(StrEnum):
     fashion_mnist = "fashion_mnist"
 
 
+class Photograph(StrEnum):
+    """Photographs that scikit-image carries."""
+
+    chelsea = "chelsea"
+    astronaut = "astronaut"
+    coffee = "coffee"
+    rocket = "rocket"
+    hubble_deep_field = "hubble_deep_field"
+    retina = "retina"
+    immunohistochemistry = "immunohistochemistry"
+
+
 class TaskName(StrEnum):
+    """What is done with the network; ``visualization`` trains nothing and draws all pictures."""
+
     classification = "classification"
     listops = "listops"
+    visualization = "visualization"
+    linear_probe = "linear_probe"
+    knn = "knn"
+    robustness = "robustness"
+    perturbation = "perturbation"
+    resolution = "resolution"
+
+    @property
+    def probes(self) -> bool:
+        """Whether it asks frozen features, training no part of the backbone."""
+        return self in (TaskName.linear_probe, TaskName.knn)
+
+    @property
+    def examines(self) -> bool:
+        """Whether it examines a classifier that classification trains, or a file holds."""
+        return self in (TaskName.robustness, TaskName.perturbation, TaskName.resolution)
+
+    @property
+    def trains(self) -> bool:
+        return self is not TaskName.visualization
+
+
+class Weights(StrEnum):
+    """Those of ``task=visualization`` that come neither from a run nor from a file."""
+
+    pretrained = "pretrained"
+    untrained = "untrained"
 
 
 class WandbMode(StrEnum):
@@ -158,6 +236,14 @@ class Accelerator(StrEnum):
     auto = "auto"
     cpu = "cpu"
     gpu = "gpu"
+
+
+class Strategy(StrEnum):
+    """How processes share the work: one alone, equal copies, or copies in pieces."""
+
+    single = "single"
+    ddp = "ddp"
+    fsdp = "fsdp"
 
 
 class Precision(StrEnum):

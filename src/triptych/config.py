@@ -29,10 +29,12 @@ from triptych.choices import (
     PretrainName,
     SceneItems,
     Schedule,
+    Strategy,
     TaskName,
     TokenAttention,
     VisualizeLevel,
     WandbMode,
+    Weights,
 )
 
 
@@ -96,7 +98,8 @@ class PretrainConfig:
 
     ``secondary_ratio``: share of the visible tokens that ``uniform`` replaces by a mask token.
     ``random_resized_crop``: where given, pre-training sees such crops and ``data.flip`` alone,
-    instead of the whole augmentation of ``data``. ``checkpoint`` (a file) and ``merging`` belong
+    instead of the whole augmentation of ``data``. ``start_learning_rate``, ``schedule`` and
+    ``milestones`` are those of :class:`TaskConfig`. ``checkpoint`` (a file) and ``merging`` belong
     to ``pretrain=checkpoint``; a file is known by its path, so give a new one a new name.
     """
 
@@ -123,6 +126,9 @@ class PretrainConfig:
     checkpoint: str | None = None
     merging: MergeOrder = MergeOrder.column_first
     grouping: Grouping = Grouping.cheapest
+    start_learning_rate: float = 0.0
+    schedule: Schedule = Schedule.cosine
+    milestones: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,11 @@ class DataConfig:
 
     ``min_length`` to ``test_sequences`` belong to ListOps, see
     :class:`triptych.data.listops.ListOpsSpec`; all but ``workers`` and ``root`` of the others
-    belong to images.
+    belong to images. ``expected_…``: refuse image files in other numbers than these.
+    ``shuffle_blocks``: read neighbours in blocks of so many, and mix some blocks at a time.
+    ``photographs``: names of scikit-image's photographs, or of files in ``root``; all of them (of
+    scikit-image's, three) where it is empty. ``data=default`` is what ``task=visualization`` looks
+    at where nothing is said, see :func:`triptych.subject.settle`.
     """
 
     name: DataName = MISSING
@@ -158,6 +168,12 @@ class DataConfig:
     max_args: int = 10
     train_sequences: int = 96000
     test_sequences: int = 2000
+    expected_classes: int | None = None
+    expected_train: int | None = None
+    expected_test: int | None = None
+    shuffle_blocks: int = 0
+    photographs: tuple[str, ...] = ()
+    corrupted_root: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,21 @@ class TaskConfig:
     """Supervised training; learning rates are for 256 images and scale with the batch.
 
     ``label_fraction``: the stratified share of the training images that the task sees;
-    pre-training sees all.
+    pre-training sees all. Warm-up begins at ``start_learning_rate``; ``schedule=multistep``
+    divides the rate by ten after each of the ``milestones`` (epochs). ``repeats``: copies of an
+    image in a batch, each augmented in its own way (repeated augmentation); an epoch then shows
+    that share of the images.
+
+    ``task=visualization`` trains nothing and reads three keys alone. ``run`` is the folder of a
+    finished run, whose backbone, norm, pre-training, seed and weights are taken; ``checkpoint`` a
+    file of weights for the backbone, known by its path; where there is neither, ``weights`` says
+    which the network has.
+
+    ``task=knn`` reads ``neighbours`` and ``temperature``, ``task=linear_probe``
+    ``regularization``. ``task=robustness`` (``corruptions``, all fifteen where it is empty, and
+    ``severities``), ``perturbation`` and ``resolution`` (``test_sizes``) examine the classifier
+    that ``task=classification`` trains with the same keys, or the one in ``checkpoint``, on
+    ``test_images`` test images, a stratified part, or on all.
     """
 
     name: TaskName = MISSING
@@ -186,11 +216,29 @@ class TaskConfig:
     evaluate_every: int = 1
     label_fraction: float = 1.0
     schedule: Schedule = Schedule.cosine
+    start_learning_rate: float = 0.0
+    milestones: tuple[int, ...] = ()
+    repeats: int = 1
+    run: str | None = None
+    checkpoint: str | None = None
+    weights: Weights = Weights.pretrained
+    neighbours: int = 20
+    temperature: float = 0.07
+    regularization: float = 1.0
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    test_images: int | None = None
+    test_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Hardware and bookkeeping; nothing here changes what is computed, but for precision."""
+    """Hardware and bookkeeping; nothing here changes what is computed, but for precision.
+
+    ``batch_size`` of a stage is that of one update: ``devices`` processes share it, and each takes
+    its part in ``accumulate`` pieces, so that neither changes the learning rate. ``devices`` null:
+    every GPU of the machine; there is no training across machines.
+    """
 
     accelerator: Accelerator = Accelerator.auto
     precision: Precision = Precision.fp32
@@ -199,6 +247,9 @@ class TrainerConfig:
     compile: bool = False
     checkpoint_every: int = 200
     limit_batches: int | None = None
+    strategy: Strategy = Strategy.single
+    devices: int | None = None
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)

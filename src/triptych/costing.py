@@ -42,6 +42,7 @@ UNITS = {
     "peak_memory": "MiB",
     "saved_for_backward": "MiB/image",
 }
+OF_TRAINING = ("train_throughput", "peak_memory", "saved_for_backward")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def cost_metrics(config: RunConfig, num_classes: int) -> dict[str, dict[str, Any
         notes = item.stage().done()
         assert notes is not None
         for name, value in notes["cost"].items():
+            if config.task.name.probes and name in OF_TRAINING and item.role == "task":
+                continue  # a probe trains no part of the network
             if name == "parameters":
                 if item.role == "task":
                     metrics["cost/parameters"] = {"value": value, "unit": "count"}

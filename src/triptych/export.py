@@ -25,7 +25,7 @@ TIMM = (
     Family.levit,
     Family.timm,
 )
-_CLASSIFIERS = ("head.fc.weight", "head.weight", "head.linear.weight")
+CLASSIFIERS = ("head.fc.weight", "head.weight", "head.linear.weight")
 
 
 def export(run_folder: Path, path: Path, which: str = "task") -> str:
@@ -48,7 +48,7 @@ def export(run_folder: Path, path: Path, which: str = "task") -> str:
         )
     _check_is_timms(config)
     state = load_file(weights)
-    classes = next((len(state[key]) for key in _CLASSIFIERS if key in state), 0)
+    classes = next((len(state[key]) for key in CLASSIFIERS if key in state), 0)
     model = build_model(config, classes)
     model.load_state_dict(state)
     if which == "pretrained":

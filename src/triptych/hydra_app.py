@@ -18,6 +18,7 @@ from triptych.config import ConfigError, RunConfig
 from triptych.explain import explain
 from triptych.legality import check
 from triptych.paths import CONF
+from triptych.subject import refuse_keys_of_the_run, settle
 
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--version", "--info", "--shell-completion", "-sc")
 
@@ -35,6 +36,8 @@ def compose_run(overrides: list[str]) -> RunConfig:
         config = to_run_config(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+    refuse_keys_of_the_run(config, overrides)
+    config = settle(config)
     check(config)
     return config
 
@@ -78,6 +81,6 @@ def _task(composed: DictConfig) -> None:
     """What Hydra runs for one job in this process."""
     from triptych.run import run_here
 
-    config = to_run_config(composed)
+    config = settle(to_run_config(composed))
     check(config)
     run_here(config)

@@ -88,6 +88,8 @@ class WandbMirror:
 
         for name, metric in record["metrics"].items():
             self.run.summary[name] = metric["value"]
+        for left_out in record.get("left_out", ()):
+            self.run.summary[f"left_out/{left_out['name']}"] = left_out["reason"]
         panels: dict[str, Any] = {}
         for picture in record["pictures"]:
             name = f"pictures/{picture['name']}"

@@ -10,12 +10,13 @@ from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
 from triptych.assembly import build_masked_model, build_model, image_spec
-from triptych.choices import VisualizeLevel
+from triptych.choices import TaskName, VisualizeLevel
 from triptych.config import RunConfig
 from triptych.data.images import ImageData
 from triptych.data.probe import probe_set
 from triptych.data.samples import SampleKey
 from triptych.data.sequences import SequenceData
+from triptych.examination_pictures import examination_pictures
 from triptych.mim import restore_order, sample_noise
 from triptych.stages import pretrain_stage, task_stage
 from triptych.tasks.dtn_callback import dtn_table
@@ -32,10 +33,12 @@ from triptych.visualization.display import unnormalise
 from triptych.visualization.dtn_gallery import dtn_gallery
 from triptych.visualization.findings_gallery import FindingsGallery
 from triptych.visualization.full_gallery import full_gallery
-from triptych.visualization.gallery import model_gallery
+from triptych.visualization.gallery import brief_gallery, model_gallery
 
 FOLDER = "pictures"
 PICTURE_SEED = 0
+# Pictures that ask which class a network predicts.
+OF_A_CLASS = ("class_relevance",)
 
 
 def make_pictures(
@@ -43,8 +46,9 @@ def make_pictures(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write the pictures of a run and return their entries and numbers for the record.
 
-    The same test images and the same masks in every run, so that cells can be compared. Of an
-    encoder of sequences the pictures are those of what DTN learned.
+    The same test images and the same masks in every run, so that cells can be compared. ``light``
+    draws few and cheap pictures, at most 2 % of the shortest trainings of our studies; ``full``
+    draws all. Of an encoder of sequences the pictures are those of what DTN learned.
     """
     if config.visualize.level is VisualizeLevel.off:
         return [], {}
@@ -53,16 +57,25 @@ def make_pictures(
         trained.load_state_dict(load_file(task_stage(config).folder / WEIGHTS))
         learned = dtn_gallery(trained, dtn_table(_curves(config)))
         return save_pictures(learned, folder / FOLDER), {}
-    images = data.test.__getitems__([SampleKey(0, i) for i in _spread(config, data)]).images
+    images = data.test.__getitems__([SampleKey(0, i) for i in spread(config, data)]).images
     model = build_model(config, data.num_classes)
     model.load_state_dict(load_file(task_stage(config).folder / WEIGHTS))
-    captured = capture(model, images)
-    pictures = model_gallery(model, captured, images, unnormalise(images, data.mean, data.std))
+    captured, pixels = capture(model, images), unnormalise(images, data.mean, data.std)
+    full = config.visualize.level is VisualizeLevel.full
+    classes = config.task.name is not TaskName.knn  # has no logits to be relevant for
+    if full:
+        pictures = model_gallery(model, captured, images, pixels)
+    else:
+        pictures = brief_gallery(model, captured, images, pixels, classes=classes)
     if config.pretrain.name.trains:
-        pictures.insert(0, _reconstruction(config, data, images))
-    pictures += dtn_gallery(model, dtn_table(_curves(config)))
+        weights = pretrain_stage(config).folder / WEIGHTS
+        pictures.insert(0, reconstruction(config, data, images, weights))
+    pictures += dtn_gallery(model, dtn_table(_curves(config)), brief=not full)
+    pictures += examination_pictures(config, data)
+    if not classes:
+        pictures = [one for one in pictures if one.name not in OF_A_CLASS]
     numbers = gallery_metrics(captured)
-    if config.visualize.level is VisualizeLevel.full:
+    if full:
         found = _full(config, data, model)
         pictures += found.pictures
         numbers |= found.metrics
@@ -82,7 +95,7 @@ def _curves(config: RunConfig) -> list[dict[str, Any]]:
     return [row for stage in stages for row in read_rows(stage.folder / CURVES)]
 
 
-def _spread(config: RunConfig, data: ImageData) -> list[int]:
+def spread(config: RunConfig, data: ImageData) -> list[int]:
     """Test images of different classes: the first of each class, in turn."""
     labels = data.test.labels.tolist()
     seen: dict[int, int] = {}
@@ -94,9 +107,10 @@ def _spread(config: RunConfig, data: ImageData) -> list[int]:
 
 
 @torch.no_grad()
-def _reconstruction(config: RunConfig, data: ImageData, images: Tensor) -> Picture:
+def reconstruction(config: RunConfig, data: ImageData, images: Tensor, weights: Path) -> Picture:
+    """What the masked image model in the file ``weights`` fills in; ``data`` trained it."""
     masked = build_masked_model(config, build_model(config, data.num_classes))
-    load_model(masked, pretrain_stage(config).folder / WEIGHTS)
+    load_model(masked, weights)
     masked.eval()
     rows, columns = masked.unit_grid
     noise = sample_noise(rows * columns, seed=PICTURE_SEED, epoch=0, indices=range(len(images)))

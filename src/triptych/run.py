@@ -35,7 +35,14 @@ UNITS = {
     "test/accuracy_commonest": "fraction",
     "test/loss": "nats",
 }
+# Sections of which every number is a share of images, or a ratio of such.
+SHARES = ("corruption", "perturbation", "resolution")
 TRACEBACK = "traceback.txt"
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a metric that a task measures."""
+    return "fraction" if metric.partition("/")[0] in SHARES else UNITS[metric]
 
 
 def run_cell_file(path: Path) -> None:
@@ -83,7 +90,8 @@ def run_cell(config: RunConfig, sink: Any) -> dict[str, Any]:
         record = _new_record(config)
         write_json(folder / RECORD, record)
         with _recorded(record, folder), _stop_by_exception():
-            _stages(config, record, folder, sink)
+            steps = _stages if config.task.name.trains else _looking
+            steps(config, record, folder, sink)
     return record
 
 
@@ -151,30 +159,32 @@ def _stop_by_exception() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _mirror(config: RunConfig, record: dict[str, Any], folder: Path) -> Any:
+    from triptych.mirror import WandbMirror
+
+    names = {"study": config.study, "cell": record["cell"]}
+    return WandbMirror(config.logger, folder, config=record["config"], **names)
+
+
 def _stages(config: RunConfig, record: dict[str, Any], folder: Path, sink: Any) -> None:
     import torch
 
     from triptych.assembly import load_data
     from triptych.costing import cost_metrics
-    from triptych.mirror import WandbMirror
+    from triptych.examining import run_task
     from triptych.pictures import make_pictures
     from triptych.tasks.progress import Progress
-    from triptych.training import Surroundings, pretrain, train_task
+    from triptych.training import Surroundings, pretrain
 
     torch.set_num_threads(config.trainer.threads)
     sink(Progress("data"))
     data = load_data(config)
-    with WandbMirror(
-        config.logger,
-        folder,
-        study=config.study,
-        cell=record["cell"],
-        config=record["config"],
-    ) as mirror:
+    with _mirror(config, record, folder) as mirror:
         around = Surroundings(sink, mirror.listen)
         before = pretrain(config, data, around)
-        after = train_task(config, data, around)
+        after = run_task(config, data, around)
         _add_training(record, before, after)
+        _add_examination(record, after, folder)
         started = time.monotonic()
         sink(Progress("measure"))
         record["metrics"] |= cost_metrics(config, data.num_classes)
@@ -183,9 +193,36 @@ def _stages(config: RunConfig, record: dict[str, Any], folder: Path, sink: Any) 
         sink(Progress("visualize"))
         record["pictures"], numbers = make_pictures(config, data, folder)
         record["metrics"] |= numbers
-        record["timings"]["visualize"] = time.monotonic() - started
+        if record["pictures"]:
+            sink(Progress("pictures", 1.0, _add_visualization(record, time.monotonic() - started)))
         _gather_curves(config, folder)
         _link_weights(config, folder)
+        mirror.finish(record, folder)
+
+
+def _looking(config: RunConfig, record: dict[str, Any], folder: Path, sink: Any) -> None:
+    """All of ``task=visualization``: a network that is there, and its pictures."""
+    import torch
+
+    from triptych.networks import load_network
+    from triptych.observation import observe
+    from triptych.tasks.progress import Progress
+    from triptych.training import CURVES
+
+    torch.set_num_threads(config.trainer.threads)
+    started = time.monotonic()
+    sink(Progress("weights"))
+    network = load_network(config)
+    record["timings"]["load"] = time.monotonic() - started
+    with _mirror(config, record, folder) as mirror:
+        started = time.monotonic()
+        sink(Progress("visualize"))
+        seen = observe(config, network, folder)
+        record["pictures"], record["left_out"] = seen.pictures, seen.left_out
+        record["metrics"] |= seen.metrics
+        record["remarks"] = seen.remarks
+        record["timings"]["visualize"] = time.monotonic() - started
+        write_atomically(folder / CURVES, "")
         mirror.finish(record, folder)
 
 
@@ -193,11 +230,39 @@ def _add_training(
     record: dict[str, Any], before: dict[str, Any] | None, after: dict[str, Any]
 ) -> None:
     for name, value in after["metrics"].items():
-        record["metrics"][name] = {"value": value, "unit": UNITS[name]}
+        record["metrics"][name] = {"value": value, "unit": unit_of(name)}
     seconds = {"pretrain": before["seconds"] if before else 0.0, "task": after["seconds"]}
     record["timings"] |= seconds
     for name, value in (seconds | {"total": sum(seconds.values())}).items():
         record["metrics"][f"time/{name}"] = {"value": value, "unit": "s"}
+    for name, notes in (("pretrain", before), ("task", after)):
+        if notes is not None and "waited" in notes:
+            share = notes["waited"] / max(notes["seconds"], 1e-9)
+            record["metrics"][f"time/{name}/data_wait"] = {"value": share, "unit": "fraction"}
+
+
+def _add_visualization(record: dict[str, Any], seconds: float) -> str:
+    """Note what the pictures took, and their share of the training; the same in words."""
+    record["timings"]["visualize"] = seconds
+    trained = record["metrics"]["time/total"]["value"]
+    record["metrics"]["time/visualize"] = {"value": seconds, "unit": "s"}
+    if not trained:  # a classifier from a file
+        return f"{seconds:.1f} s"
+    share = seconds / trained
+    record["metrics"]["time/visualize/share"] = {"value": share, "unit": "fraction"}
+    return f"{seconds:.1f} s, {share:.1%} of the training"
+
+
+def _add_examination(record: dict[str, Any], after: dict[str, Any], folder: Path) -> None:
+    """What an examination took and found: tables as CSV beside the record, remarks in it."""
+    import pandas as pd
+
+    if "tables" not in after:
+        return
+    record["timings"]["examine"] = after["seconds_examined"]
+    record["remarks"] = after["remarks"]
+    for name, rows in after["tables"].items():
+        write_atomically(folder / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False))
 
 
 def _link_weights(config: RunConfig, folder: Path) -> None:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from triptych.choices import Family, NormName, PretrainName
+from triptych.choices import DataName, Family, NormName, PretrainName, TaskName
 from triptych.composition import to_plain
-from triptych.config import BackboneConfig, NormConfig, RunConfig
+from triptych.config import BackboneConfig, NormConfig, RunConfig, TaskConfig
 from triptych.records import digest, folder_lock, now, read_json, write_json
 
 DONE = "done.json"
 
 # Raise a number when the code of a stage changes what it computes.
-STAGE_VERSION = {"pretrain": 1, "task": 1, "cost": 1}
+STAGE_VERSION = {"pretrain": 1, "task": 1, "features": 1, "cost": 1}
 
 
 # Keys that came after runs had been recorded; at their default value they are not part of a key.
@@ -29,10 +29,22 @@ LATER = (
     *("secondary_ratio", "random_resized_crop", "checkpoint", "merging", "label_fraction"),
     *("grouping", "probe_images"),
     *("scenes", "scene_items", "prefix", "schedule", "block_size", "random_blocks", "hashes"),
+    *("start_learning_rate", "milestones", "repeats", "shuffle_blocks"),
     *("min_length", "max_length", "max_depth", "max_args", "train_sequences", "test_sequences"),
+    *("run", "weights", "photographs"),
+    *("neighbours", "temperature", "regularization", "corruptions", "severities"),
+    *("test_images", "test_sizes", "corrupted_root"),
 )
+# What of the data group changes no image.
+UNSEEN = ("workers", "download", "expected_classes", "expected_train", "expected_test")
 # All that counts of the pre-training that a file holds.
 UNTRAINED = ("name", "checkpoint", "merging")
+# What of the group task the probes of frozen features read, and what only examinations do.
+PROBED = {
+    TaskName.knn: ("name", "label_fraction", "neighbours", "temperature"),
+    TaskName.linear_probe: ("name", "label_fraction", "regularization"),
+}
+EXAMINED = ("corruptions", "severities", "test_images", "test_sizes")
 
 
 @dataclass(frozen=True)
@@ -87,12 +99,24 @@ def norm_parts(norm: NormConfig) -> dict[str, Any]:
 def data_parts(config: RunConfig) -> dict[str, Any]:
     """What of the data group changes the images: not how many workers read them."""
     plain = training_parts(config.data)
-    return {key: value for key, value in plain.items() if key not in ("workers", "download")}
+    return {key: value for key, value in plain.items() if key not in UNSEEN}
 
 
 def trainer_parts(config: RunConfig) -> dict[str, Any]:
     plain = to_plain(config.trainer)
-    return {key: plain[key] for key in ("precision", "limit_batches")}
+    parts = {key: plain[key] for key in ("precision", "limit_batches")}
+    shared = (config.trainer.devices or 1) * config.trainer.accumulate
+    return parts | ({"parts": shared} if shared > 1 and sees_batches(config) else {})
+
+
+def sees_batches(config: RunConfig) -> bool:
+    """Whether it matters which samples are computed together, and so how a batch is shared.
+
+    Batch normalization takes statistics of them, and a mask may be one for all of them.
+    """
+    by_batch = config.norm.name is NormName.bn
+    by_batch |= config.backbone.family in (Family.levit, Family.timm)
+    return by_batch or (config.pretrain.name.trains and not config.pretrain.mask_per_sample)
 
 
 def training_parts(group: Any) -> dict[str, Any]:
@@ -121,7 +145,33 @@ def task_parts(config: RunConfig) -> dict[str, Any]:
         plain = to_plain(config.pretrain)
         used = ("name",) if config.pretrain.name is PretrainName.none else UNTRAINED
         pretrain["pretrain"] = {key: plain[key] for key in used}
-    return pretrain | {"task": training_parts(config.task)}
+    return pretrain | {"task": asked_of(config.task)}
+
+
+def asked_of(task: TaskConfig) -> dict[str, Any]:
+    """What of the group ``task`` changes the task's product: without training, little of it."""
+    plain = training_parts(task)
+    if task.name.examines and task.checkpoint is not None:
+        return {key: value for key, value in plain.items() if key in (*UNTRAINED, *EXAMINED)}
+    used = PROBED.get(task.name)
+    return plain if used is None else {key: plain[key] for key in used if key in plain}
+
+
+def classifier_config(config: RunConfig) -> RunConfig:
+    """The run whose task trains the classifier that ``config`` examines."""
+    plain = {key: getattr(TaskConfig, key) for key in EXAMINED}
+    task = replace(config.task, name=TaskName.classification, **plain)
+    data = config.data
+    if data.name is DataName.imagenet_c:
+        data = replace(data, name=DataName.image_folder, corrupted_root=None)
+    return replace(config, task=task, data=data)
+
+
+def features_stage(config: RunConfig) -> Stage:
+    """Frozen features of all training and test images, for every probe of the same backbone."""
+    parts = {key: value for key, value in task_parts(config).items() if key != "task"}
+    root = Path(config.output_dir) / "stages"
+    return Stage("features", parts, root / f"features-{stage_key('features', parts)}")
 
 
 def cell_key(config: RunConfig) -> str:
@@ -143,11 +193,21 @@ def labels(config: RunConfig) -> dict[str, Any]:
     return {
         "backbone": backbone_label(config),
         "norm": norm_label(config.norm),
-        "pretrain": str(config.pretrain.name),
+        "pretrain": pretrain_label(config),
         "data": str(config.data.name),
         "task": str(config.task.name),
         "seed": config.seed,
     }
+
+
+def pretrain_label(config: RunConfig) -> str:
+    """The pre-training; where nothing is trained and no run looked at, whence the weights are."""
+    task = config.task
+    if task.name is not TaskName.visualization or task.run:
+        return str(config.pretrain.name)
+    if task.checkpoint or config.pretrain.name is PretrainName.checkpoint:
+        return str(PretrainName.checkpoint)
+    return str(task.weights)
 
 
 def norm_label(norm: NormConfig) -> str:

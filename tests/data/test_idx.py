@@ -66,7 +66,7 @@ def test_read(tmp_path, pack, array):
             "{path} is damaged: a header of 2x3x4 means 24 bytes of data, found 25",
         ),
         (
-            gzip.compress(idx_bytes(IMAGES))[:-9],
+            gzip.compress(idx_bytes(IMAGES), mtime=0)[:-9],
             "{path} is a damaged gzip file (Compressed file ended before the end-of-stream marker "
             "was reached)",
         ),
@@ -81,7 +81,7 @@ def test_damaged(tmp_path, content, message):
 
 def test_damaged_inside_gzip(tmp_path):
     path = tmp_path / "file.gz"
-    content = bytearray(gzip.compress(np.random.default_rng(0).bytes(2000)))
+    content = bytearray(gzip.compress(np.random.default_rng(0).bytes(2000), mtime=0))
     content[1000] ^= 255
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"^{re.escape(str(path))} is a damaged gzip file"):

@@ -1,5 +1,7 @@
 """Pascal VOC from a tiny folder: which objects count, how images are resized, what is missing."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,46 @@ def test_folder_is_found_inside_the_devkit(tiny, tmp_path):
     assert voc.voc_root(tmp_path / "kit", "2009") == target
 
 
+def test_both_years_are_found_by_their_own_name(tiny, tmp_path, monkeypatch):
+    """One kit holds both years; each is taken from its own folder, and counted by its own rule."""
+    kit = tmp_path / "kit" / "VOCdevkit"
+    for year in ("2009", "2012"):
+        shutil.copytree(tiny, kit / f"VOC{year}", ignore=shutil.ignore_patterns("kit"))
+    write(kit / "VOC2012", "2008_000008", ["horse", "person"], [LARGE, LEFT])
+    monkeypatch.setitem(voc.EXPECTED, "2012", 6)
+    assert voc.voc_root(tmp_path / "kit", "2012") == kit / "VOC2012"
+    assert len(voc.voc_names(tmp_path / "kit", "2009")) == 5
+    names = voc.voc_names(tmp_path / "kit", "2012")
+    assert names[0] == "2008_000008"
+    probe = voc.voc_probe_set(tmp_path / "kit", 1, year="2012", size=SIDE)
+    assert probe.names == (("horse", "person"),)
+
+
+def test_folder_of_another_year_is_refused(tiny, tmp_path):
+    """A kit of 2009 does not pass for 2012."""
+    kit = tmp_path / "kit" / "VOCdevkit"
+    shutil.copytree(tiny, kit / "VOC2009", ignore=shutil.ignore_patterns("kit"))
+    with pytest.raises(DataError, match=r"is no Pascal VOC 2012: of its 3 folders .* 0 were found"):
+        voc.voc_root(tmp_path / "kit", "2012")
+
+
+def test_published_counts_are_those_of_the_two_archives():
+    assert voc.EXPECTED == {"2009": 1499, "2012": 2913}
+
+
+def test_unknown_year_is_one_sentence(tiny):
+    with pytest.raises(DataError) as failure:
+        voc.voc_names(tiny, "2007")
+    assert str(failure.value) == "Pascal VOC 2007 is not known; legal are 2009, 2012"
+
+
+def test_published_rule_leaves_out_one_annotated_object(tiny):
+    """c_single has two objects in its mask and one in its annotation: neither rule takes it."""
+    place = voc.voc_root(tiny, "2009")
+    assert voc.read_voc_image(place, "c_single", parity="published") is None
+    assert voc.read_voc_image(place, "c_single") is None
+
+
 def test_missing_files_are_counted(tiny, monkeypatch):
     (tiny / "Annotations" / "a_two.xml").unlink()
     with pytest.raises(DataError) as failure:
@@ -119,6 +161,15 @@ def test_missing_folders_are_counted(tmp_path):
 def test_too_few_images(tiny):
     with pytest.raises(DataError, match=r"has 3 images with two objects .*; 4 were asked for"):
         voc.voc_probe_set(tiny, 4, size=SIDE)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("JPEGImages", "a_two.jpg"), ("SegmentationObject", "a_two.png")]
+)
+def test_damaged_image(tiny, folder, name):
+    (tiny / folder / name).write_bytes(b"nothing")
+    with pytest.raises(DataError, match=rf"{name} cannot be read as an image"):
+        voc.read_voc_image(tiny, "a_two")
 
 
 def test_damaged_annotation(tiny):

@@ -45,6 +45,19 @@ def test_what_cannot_change_a_result_may_differ(records, key):
     assert len(group_cells(records)) == 6
 
 
+def test_each_seed_may_look_at_a_run_of_its_own(records):
+    for record in records:
+        record["config"]["task"]["run"] = f"outputs/compare/runs/{record['cell']}"
+    assert all(list(cell.records_by_seed) == [0, 1, 2] for cell in group_cells(records))
+
+
+def test_two_runs_looked_at_with_one_seed_are_cells_of_their_own(records):
+    record = records[0] | {"cell": "another"}
+    record["config"] = record["config"] | {"task": record["config"]["task"] | {"run": "other"}}
+    found = [cell for cell in group_cells([records[0], record]) if cell.norm == "ln"]
+    assert [len(cell.records_by_seed) for cell in found] == [1, 1]
+
+
 def test_two_runs_of_one_seed_are_refused(records):
     records[1] = records[0] | {"cell": "another"}
     with pytest.raises(ValueError, match=r"and another are both seed 0 of swin_nano / ln / none"):

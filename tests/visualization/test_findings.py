@@ -10,7 +10,14 @@ import torch
 from triptych.backbones.build import BackboneSpec, Family, build_backbone
 from triptych.visualization.evidence import filter_evidence, gather_evidence, views_add_up
 from triptych.visualization.filters import patch_filters
-from triptych.visualization.findings import Check, Finding, Verdict, evaluate_findings
+from triptych.visualization.findings import (
+    Check,
+    Finding,
+    Verdict,
+    evaluate_findings,
+    with_controls,
+)
+from triptych.visualization.findings_gallery import findings_gallery
 from triptych.visualization.findings_table import (
     compare_findings,
     finding_metrics,
@@ -185,6 +192,49 @@ def test_a_statement_holds_if_all_its_checks_do():
     assert Finding("F0", "s", reason="why").verdict is Verdict.unanswered
 
 
+def test_what_holds_untrained_too_is_said_so():
+    good, bad = _check([1, 2, 3, 2, 1]), _check([-1, -2, -3, -2, -1])
+    trained = [Finding("F1", "s", (good,)), Finding("F2", "s", (good,)), Finding("F3", "s", (bad,))]
+    controls = [
+        Finding("F1", "s", (bad,)),
+        Finding("F2", "s", (good,)),
+        Finding("F3", "s", (good,)),
+    ]
+    beside = with_controls(trained, controls)
+    words = ["holds", "holds also untrained", "does not hold"]
+    assert [str(one.judgement) for one in beside] == words
+    rows = finding_rows(beside)
+    assert [row["verdict"] for row in rows] == [row["met"] for row in rows] == words
+    assert [row["untrained"] for row in rows] == [-1.8, 1.8, 1.8]
+    assert rows[0]["untrained_low"] < -1.8 < rows[0]["untrained_high"]
+    assert finding_rows(trained)[0]["untrained"] is None
+    assert finding_metrics(beside)["findings/F2/holds"]["value"] == 1.0
+    (pair,) = compare_findings(beside[:1], with_controls(trained[:1], controls[1:2]))
+    assert (pair["first_untrained"], pair["second_untrained"]) == (-1.8, None)
+    (same,) = compare_findings(beside[1:2], beside[1:2])
+    assert same["first_verdict"] == same["second_verdict"] == "holds also untrained"
+
+
+def test_an_untrained_network_is_its_own_control(probe):
+    """Of a network that learned nothing, nothing may be said to hold by learning."""
+    found = findings_gallery(build(VIT), probe, build(VIT))
+    asked = [one for one in found.findings if one.checks]
+    assert asked
+    for one in asked:
+        assert one.judgement is not Verdict.holds
+        for check in one.checks:
+            control = one.control_of(check)
+            np.testing.assert_array_equal(control.values, check.values)
+    assert "on 6 of the images" in found.pictures[0].caption
+
+
+def test_of_large_images_the_control_sees_the_first():
+    large = squares(18, side=128)
+    found = findings_gallery(build(VIT, 128), large, build(VIT, 128))
+    (f14,) = [one for one in found.findings if one.number == "F14"]
+    assert (f14.checks[0].mean.count, f14.control.checks[0].mean.count) == (18, 16)
+
+
 def test_intervals_are_those_of_student():
     found = mean_over_images(np.array([1.0, 2.0, math.nan, 3.0]))
     assert (found.value, found.count) == (2.0, 3)
@@ -214,8 +264,7 @@ def test_table_and_scalars(vit_findings):
 
 
 def test_grouping_rows_hold_every_condition(probe, vit_evidence):
-    model = build(VIT)
-    rows = grouping_rows(grouping_curves(model, vit_evidence, untrained=model))
+    rows = grouping_rows(grouping_curves(vit_evidence, vit_evidence))
     conditions = {row["condition"] for row in rows}
     assert conditions >= {"whole", "shuffled 2x2", "permuted labels", "random weights"}
     same = [row for row in rows if row["condition"] == "random weights"]

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from triptych import visualization
 from triptych.backbones.build import BackboneSpec, Family, build_backbone
@@ -22,6 +24,7 @@ from triptych.visualization import (
     save_pictures,
 )
 from triptych.visualization.capture import capture
+from triptych.visualization.gallery import brief_gallery, model_gallery
 
 VIT = BackboneSpec(Family.vit, embed_dim=64, depths=(4,), num_heads=(4,))
 SWIN = BackboneSpec(Family.swin, embed_dim=32, depths=(2, 2), num_heads=(2, 4), window_size=4)
@@ -118,16 +121,35 @@ def test_same_picture_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a" / "one.csv").read_text() == "x,y\n0,0.1\n1,0.2\n"
 
 
+def test_pixels_are_those_that_savefig_writes(tmp_path):
+    picture = one_picture()
+    save_pictures([picture], tmp_path)
+    picture.figure.savefig(tmp_path / "plain.png", dpi=150)
+    ours, plain = (matplotlib.image.imread(tmp_path / name) for name in ("one.png", "plain.png"))
+    np.testing.assert_array_equal(ours[..., :3], plain[..., :3])
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_brief_gallery_is_a_part_of_the_whole(classes):
+    model, images = build(VIT, 1), torch.rand(2, 1, 32, 32)
+    captured = capture(model, images)
+    brief = brief_gallery(model, captured, images, images, classes=classes)
+    first = "class_relevance" if classes else "rollout"
+    assert [one.name for one in brief] == [first, "attention_distance", "token_variation"]
+    whole = {one.name: one.rows for one in model_gallery(model, captured, images, images)}
+    assert all(whole[one.name] == one.rows for one in brief)
+
+
 def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
     save_pictures([one_picture()], tmp_path)
     old = (tmp_path / "one.png").read_bytes()
     broken = one_picture()
 
-    def fail(path, **_):
+    def fail(_image, path, **_):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(broken.figure, "savefig", fail)
+    monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="disk full"):
         save_pictures([broken], tmp_path)
     assert (tmp_path / "one.png").read_bytes() == old
@@ -158,8 +180,9 @@ def test_package_needs_no_training_framework_and_no_pyplot():
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module))
-    libraries = ("matplotlib", "numpy", "scipy", "skimage", "sklearn", "timm", "torch", "triptych")
-    allowed = {*libraries, *sys.stdlib_module_names}
+    drawing = ("PIL", "matplotlib", "skimage")
+    libraries = ("numpy", "scipy", "sklearn", "timm", "torch", "triptych")
+    allowed = {*drawing, *libraries, *sys.stdlib_module_names}
     assert {name.split(".")[0] for name in imported} <= allowed
     assert "matplotlib.pyplot" not in imported
     ours = {name for name in imported if name.startswith("triptych.")}

@@ -5,6 +5,7 @@ Shapes: N samples, B batch, C image channels, S image size in pixels.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
+from triptych.data.archives import Member
 from triptych.data.augmentation import Augmentation, image_seed, photometric_transforms
 from triptych.data.errors import DataError
 from triptych.data.samples import Batch, ImageDataset, SampleKey
@@ -26,15 +28,15 @@ from triptych.seeding import forked_rng
 
 # Share of the shorter side that a test crop shows: 224 of 256, as is usual for ImageNet.
 _TEST_CROP = 224 / 256
-_MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB"}
 _BICUBIC = vision.InterpolationMode.BICUBIC
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Paths of images with their labels; ``labels[i]`` counts in ``class_names``."""
+    """Images with their labels; ``labels[i]`` counts in ``class_names``."""
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Path | Member]
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
 
@@ -57,7 +59,9 @@ def scan_folder(folder: Path) -> ImageFiles:
         raise DataError(f"there is no folder {folder} with one folder of images for each class")
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
     if not classes:
-        raise DataError(f"{folder} has no class folders; expected one folder for each class")
+        loose = sum(entry.suffix.lower() in IMG_EXTENSIONS for entry in folder.iterdir())
+        lying = f" but {loose} images" if loose else ""
+        raise DataError(f"{folder} has no class folders{lying}; expected one folder for each class")
     paths: list[Path] = []
     labels: list[int] = []
     for label, place in enumerate(classes):
@@ -97,7 +101,7 @@ def scan_train_and_val(root: Path) -> tuple[ImageFiles, ImageFiles | None]:
     return train, val
 
 
-def decode(path: Path, channels: int) -> Image.Image:
+def decode(path: Path | Member, channels: int) -> Image.Image:
     """The image in ``path``, upright, as RGB (3 channels) or grey (1 channel).
 
     An EXIF orientation is applied; CMYK and palettes are converted; transparency is dropped;
@@ -110,13 +114,14 @@ def decode(path: Path, channels: int) -> Image.Image:
         with warnings.catch_warnings():
             # Broken metadata beside whole pixels is common in ImageNet and harmless.
             warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
+            source = io.BytesIO(path.read()) if isinstance(path, Member) else path
+            with Image.open(source) as opened:
                 image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if "transparency" in image.info:
                 image = image.convert("RGBA")
-            return image.convert(_MODES[channels])
+            return image.convert(MODES[channels])
     # Pillow's decoders raise many kinds of exception on damaged files.
     except Exception as error:
         raise DataError(f"{path} cannot be decoded as an image: {error}") from error

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from triptych.data import sources
+from triptych.data.archive_layouts import scan_archives
 from triptych.data.augmentation import Augmentation
-from triptych.data.folders import ImageFolderDataset, scan_train_and_val
+from triptych.data.errors import DataError
+from triptych.data.folders import ImageFiles, ImageFolderDataset, scan_train_and_val
 from triptych.data.memory import InMemoryImages, RawImages, channel_statistics
 from triptych.data.samples import ImageData
 from triptych.data.scenes import SceneSettings, scene_images
 from triptych.data.splits import stratified_split, train_fraction
 
 # Published statistics of ImageNet, and their average for grey images.
-_FILE_STATISTICS = {
+FILE_STATISTICS = {
     1: ((0.449,), (0.226,)),
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
@@ -30,6 +32,7 @@ class ImageSource(StrEnum):
     digits = "digits"
     fashion_mnist = "fashion_mnist"
     image_folder = "image_folder"
+    image_archive = "image_archive"
     synthetic = "synthetic"
     scenes = "scenes"
 
@@ -41,6 +44,7 @@ class ImageSpec:
     ``test_fraction`` counts only where the data set has no test images of its own (mnist_5k,
     digits, synthetic, scenes, an image folder without train/ and val/). ``train_fraction`` then
     keeps a part of the training images. Both are stratified and fixed: no seed moves them.
+    ``expected``: classes, training and test images that files must come in, where given.
     """
 
     source: ImageSource
@@ -55,6 +59,7 @@ class ImageSpec:
     synthetic_classes: int = 10
     scenes: int = 5000
     scene_items: str = "mnist_5k"
+    expected: tuple[int | None, int | None, int | None] = (None, None, None)
 
 
 def load_images(spec: ImageSpec, *, seed: int) -> ImageData:
@@ -67,7 +72,7 @@ def load_images(spec: ImageSpec, *, seed: int) -> ImageData:
         DataError: the data set is missing or damaged.
         ValueError: the specification does not fit the data set.
     """
-    if spec.source is ImageSource.image_folder:
+    if spec.source in (ImageSource.image_folder, ImageSource.image_archive):
         return _from_files(spec, seed)
     train, test, class_names = _from_memory(spec)
     if train.images.shape[1] != spec.channels:
@@ -135,12 +140,28 @@ def _scenes(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]]:
     )
 
 
+def _check_counts(spec: ImageSpec, train: ImageFiles, test: ImageFiles | None) -> None:
+    classes, trains, tests = spec.expected
+    if test is None and tests is not None:
+        raise DataError(
+            f"{spec.root} has no val/ of its own, but {tests} test images were expected; give "
+            f"train/ and val/"
+        )
+    found = (len(train.class_names), len(train.labels), len(test.labels) if test else 0)
+    names = ("classes", "training images", "test images")
+    for name, expected, count in zip(names, (classes, trains, tests), found, strict=True):
+        if expected is not None and expected != count:
+            raise DataError(f"{spec.root} has {count} {name}, but {expected} were expected")
+
+
 def _from_files(spec: ImageSpec, seed: int) -> ImageData:
-    if spec.channels not in _FILE_STATISTICS:
+    if spec.channels not in FILE_STATISTICS:
         raise ValueError(f"image files give 1 or 3 channels, but channels={spec.channels}")
     if spec.root is None:
-        raise ValueError("image_folder needs root, the folder that holds train/ and val/")
-    train, test = scan_train_and_val(spec.root)
+        raise ValueError(f"{spec.source} needs root, the folder of the training and test images")
+    archive = spec.source is ImageSource.image_archive
+    train, test = scan_archives(spec.root) if archive else scan_train_and_val(spec.root)
+    _check_counts(spec, train, test)
     if test is None:
         places, test_places = stratified_split(
             np.array(train.labels), test_fraction=spec.test_fraction
@@ -148,7 +169,7 @@ def _from_files(spec: ImageSpec, seed: int) -> ImageData:
         train, test = train.take(places), train.take(test_places)
     if spec.train_fraction != 1:
         train = train.take(train_fraction(np.array(train.labels), spec.train_fraction))
-    mean, std = _FILE_STATISTICS[spec.channels]
+    mean, std = FILE_STATISTICS[spec.channels]
     return ImageData(
         spec.source,
         ImageFolderDataset(

@@ -88,6 +88,11 @@ def fit(images_NCHW: Tensor, size: int) -> Tensor:
     if max(sides) <= size <= _LARGEST_MARGIN * min(sides):
         top, left = (size - height) // 2, (size - width) // 2
         return F.pad(images_NCHW, (left, size - width - left, top, size - height - top))
+    return resized(images_NCHW, size)
+
+
+def resized(images_NCHW: Tensor, size: int) -> Tensor:
+    """Uint8 images at (``size``, ``size``), bilinear with antialiasing."""
     return torch.cat(
         [
             F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from triptych.data.errors import DataError
 from triptych.data.images import ImageSource, ImageSpec, scene_items
 from triptych.data.samples import ImageData, SampleKey
 from triptych.data.scenes import Scene, SceneSettings, compose_scene
@@ -32,7 +33,7 @@ def probe_set(spec: ImageSpec, data: ImageData, count: int) -> ProbeSet:
     images with masks that are guessed from the pixels, one object each.
 
     Raises:
-        ValueError: too few scenes have two objects that are large enough.
+        DataError: too few scenes have two objects that are large enough.
     """
     if spec.source is ImageSource.scenes:
         return scene_probe_set(spec, data, count)
@@ -46,7 +47,7 @@ def scene_probe_set(spec: ImageSpec, data: ImageData, count: int) -> ProbeSet:
     """Scenes of test items in which two objects or more are large enough; the others are dropped.
 
     Raises:
-        ValueError: fewer than ``count`` are found.
+        DataError: fewer than ``count`` are found.
     """
     items, class_names = scene_items(spec)[1:]
     settings = SceneSettings(spec.image_size)
@@ -63,7 +64,7 @@ def scene_probe_set(spec: ImageSpec, data: ImageData, count: int) -> ProbeSet:
         if len(images) == count:
             break
     else:
-        raise ValueError(
+        raise DataError(
             f"only {len(images)} of {TRIES * count} scenes of {spec.image_size} pixels have two "
             f"objects that are large enough; {count} are needed"
         )

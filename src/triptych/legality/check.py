@@ -7,7 +7,15 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from triptych.config import RunConfig
-from triptych.legality import backbones, norms, pretraining, sequences, training
+from triptych.legality import (
+    backbones,
+    evaluation,
+    norms,
+    pretraining,
+    sequences,
+    training,
+    visualization,
+)
 from triptych.ranges import RANGES, check_range
 
 
@@ -17,10 +25,12 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: one sentence with the key, the value and what would be legal.
     """
+    for rule in visualization.RULES:  # before ranges: photographs leave their size open
+        rule(config)
     for key, value in _leaves(config):
         if key in RANGES:
             check_range(key, value, RANGES[key])
-    for part in (sequences, backbones, pretraining, norms, training):
+    for part in (sequences, backbones, pretraining, norms, training, evaluation):
         for rule in part.RULES:
             rule(config)
 

@@ -17,7 +17,15 @@ LISTOPS_KEYS = (
 )
 NEUTRAL_DATA = ("name", "root", "workers", *LISTOPS_KEYS)
 # What only images, or only the layers of timm's models, can be given.
-IMAGE_TASK_KEYS = ("mixup", "cutmix", "drop_path", "layer_decay", "ema_decay", "label_fraction")
+IMAGE_TASK_KEYS = (
+    "mixup",
+    "cutmix",
+    "drop_path",
+    "layer_decay",
+    "ema_decay",
+    "label_fraction",
+    "repeats",
+)
 
 
 def _come_together(config: RunConfig) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from triptych.records import SCHEMA
-from triptych.study.wording import LABELS, axis_rank
+from triptych.study.wording import LABELS, LEADING, axis_rank
 from triptych.tasks.metric_log import DTN_SECTION
 
 Record = Mapping[str, Any]
@@ -25,11 +25,8 @@ Setting = tuple[str, str, str]
 STATUSES = ("done", "running", "failed", "preempted")
 # What two runs of one cell may differ in: the seed, and what cannot change a result.
 IGNORED_KEYS = (
-    "seed",
-    "output_dir",
-    "logger.",
-    "data.workers",
-    "data.download",
+    *("seed", "output_dir", "logger."),
+    *("data.workers", "data.download"),
     "trainer.checkpoint_every",
 )
 CURVE_COLUMNS = ("cell", "stage", "name", "epoch", "step", "value")
@@ -143,6 +140,8 @@ def group_cells(records: Sequence[Record]) -> list[Cell]:
 def _variants(key: tuple[str, ...], group: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
     """Split records of equal labels by the configuration keys in which they differ."""
     differing = differing_keys(group)
+    if len({record["labels"]["seed"] for record in group}) == len(group):
+        differing.pop("task.run", None)  # each seed looks at a run of its own
     variants: dict[tuple[str, ...], list[Record]] = {}
     for record in group:
         flat = flatten(record["config"])
@@ -222,7 +221,7 @@ def all_metrics(cells: Sequence[Cell]) -> list[str]:
 
 
 def headline_metric(cells: Sequence[Cell]) -> str:
-    """The metric a table leads with: test/accuracy, else the first test/ metric, else the first.
+    """The metric a table leads with: one of LEADING, else the first test/ metric, else the first.
 
     Raises ValueError when no cell has a metric.
     """
@@ -230,7 +229,7 @@ def headline_metric(cells: Sequence[Cell]) -> str:
     if not metrics:
         raise ValueError("no done run has a metric")
     tests = [metric for metric in metrics if metric.startswith("test/")]
-    return "test/accuracy" if "test/accuracy" in tests else (tests or metrics)[0]
+    return next((name for name in LEADING if name in metrics), (tests or metrics)[0])
 
 
 def total_seconds(cell: Cell) -> dict[int, float]:

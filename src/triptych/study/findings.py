@@ -18,7 +18,8 @@ PICTURE = "findings"
 COLUMNS = (
     *("finding", "statement", "check", "quantity", "wanted", "reference"),
     *LABELS,
-    *("mean", "ci_low", "ci_high", "n_seeds", "holds", "fails", "unanswered"),
+    *("mean", "ci_low", "ci_high", "n_seeds", "untrained"),
+    *("holds", "also_untrained", "fails", "unanswered"),
 )
 _WHAT = ["finding", "statement", "check", "quantity", "wanted", "reference"]
 
@@ -26,8 +27,10 @@ _WHAT = ["finding", "statement", "check", "quantity", "wanted", "reference"]
 def findings_table(records: Sequence[Record], folder: Path) -> pd.DataFrame:
     """Mean over seeds and 95 % interval of every check of every cell (COLUMNS).
 
-    ``holds``, ``fails`` and ``unanswered`` count the seeds in which the statement holds, does not
-    hold and cannot be asked. Empty where no run has findings.
+    ``untrained``: mean over seeds of the same number of the same networks at their initial
+    weights. ``holds``, ``also_untrained``, ``fails`` and ``unanswered`` count the seeds in which
+    the statement holds, holds of the untrained network too, does not hold, and cannot be asked.
+    Empty where no run has findings.
     """
     rows: list[dict[str, object]] = []
     for cell in group_cells(records):
@@ -46,9 +49,13 @@ def _of_cell(cell: Cell, folder: Path) -> pd.DataFrame:
         for picture in record.get("pictures") or ():
             path = run_folder(folder, record) / str(picture.get("numbers"))
             if picture["name"] == PICTURE and path.is_file():
-                empty = {key: [""] for key in ("value", "ci_low", "ci_high")}
+                numbers = ("value", "ci_low", "ci_high", "untrained")
+                empty = {key: [""] for key in numbers}
                 part = pd.read_csv(path, keep_default_na=False, na_values=empty)
-                parts.append(part.astype({"value": float}).assign(seed=seed))
+                if "untrained" not in part:  # made before there was a control
+                    part["untrained"] = math.nan
+                kinds = {"value": float, "untrained": float}
+                parts.append(part.astype(kinds).assign(seed=seed))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -56,7 +63,9 @@ def _over_seeds(own: pd.DataFrame) -> dict[str, object]:
     values = [float(value) for value in own["value"] if math.isfinite(value)]
     counts = own["verdict"].value_counts()
     held: dict[str, object] = {
+        "untrained": _mean(own["untrained"]),
         "holds": int(counts.get("holds", 0)),
+        "also_untrained": int(counts.get("holds also untrained", 0)),
         "fails": int(counts.get("does not hold", 0)),
         "unanswered": int(counts.get("cannot be asked", 0)),
     }
@@ -72,8 +81,17 @@ def _over_seeds(own: pd.DataFrame) -> dict[str, object]:
     return ends | held
 
 
+def _mean(values: pd.Series) -> float:
+    """Of the finite ones."""
+    kept = [float(value) for value in values if math.isfinite(value)]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
 def findings_html(records: Sequence[Record], folder: Path, cells: Sequence[Cell]) -> str:
-    """The table with a column for each cell: verdicts by seeds, then each number."""
+    """The table with a column for each cell: verdicts by seeds, then each number.
+
+    A number is the mean over seeds ± half its 95 % interval, and that of the untrained networks.
+    """
     table = findings_table(records, folder)
     header = ["", "statement and its numbers", "wanted", *map(cell_name, cells), "paper"]
     rows: list[list[str]] = []
@@ -96,12 +114,16 @@ def _own(block: pd.DataFrame, cell: Cell) -> pd.DataFrame:
 
 
 def _held(own: pd.DataFrame) -> str:
-    """``holds in 2 of 3``, or that it cannot be asked."""
+    """``holds in 2 of 3``, and in how many untrained too; or that it cannot be asked."""
     if own.empty:
         return "–"
     first: Mapping[str, int] = own.iloc[0]
-    asked = first["holds"] + first["fails"]
-    return f"holds in {first['holds']} of {asked}" if asked else "cannot be asked"
+    holds = first["holds"] + first["also_untrained"]
+    asked = holds + first["fails"]
+    if not asked:
+        return "cannot be asked"
+    text = f"holds in {holds} of {asked}"
+    return f"{text}, untrained in {first['also_untrained']}" if first["also_untrained"] else text
 
 
 def _number(own: pd.DataFrame) -> str:
@@ -109,4 +131,6 @@ def _number(own: pd.DataFrame) -> str:
         return "–"
     line = own.iloc[0]
     half = (line["ci_high"] - line["ci_low"]) / 2
-    return f"{line['mean']:.3g}" + (f" ± {half:.2g}" if math.isfinite(half) else "")
+    text = f"{line['mean']:.3g}" + (f" ± {half:.2g}" if math.isfinite(half) else "")
+    beside = line["untrained"]
+    return f"{text} (untrained {beside:.3g})" if math.isfinite(beside) else text

@@ -80,7 +80,15 @@ class ImagePanel:
 
 
 TableName = Literal[
-    "comparison", "sentences", "differences", "findings", "cost", "settings", "failures", "runs"
+    "comparison",
+    "sentences",
+    "differences",
+    "findings",
+    "corruptions",
+    "cost",
+    "settings",
+    "failures",
+    "runs",
 ]
 
 
@@ -142,6 +150,7 @@ def default_dashboard(study: Study) -> Dashboard:
     sections = [
         _result_section(study, settings),
         _findings_section(settings),
+        _corruption_section(settings),
         _cost_section(settings),
         _curve_section(study, settings),
         _picture_section(settings),
@@ -166,25 +175,43 @@ def _result_section(study: Study, settings: dict[Setting, list[Cell]]) -> Sectio
         panels.append(TablePanel("Differences in all that varies with the seed", "differences"))
     note = (
         "Intervals are 95 % Student-t intervals over seeds. Differences are taken seed by seed. "
-        "Holm p is adjusted over all comparisons of the same metric in this study."
+        "Holm p is adjusted over all comparisons of the same metric along norm and pre-training; "
+        "those of backbones count apart."
     )
     return Section("Result", tuple(panels), note)
 
 
 def _findings_section(settings: dict[Setting, list[Cell]]) -> Section:
-    asked = [
-        setting
-        for setting, cells in settings.items()
-        if any(name.startswith("findings/") for name in all_metrics(cells))
-    ]
-    panels = tuple(TablePanel(setting_name(setting), "findings", setting) for setting in asked)
+    panels = _tables_of(settings, "findings", "findings/")
     note = (
         "Statements of arXiv 2210.07646 asked of every run on the same probe set. Numbers are "
         "means over seeds with 95 % t-intervals; a statement is judged run by run, by intervals "
-        "over images. Paired differences between cells stand under Result, in the table of all "
+        "over images. Untrained: the same networks at their initial weights; what holds there too "
+        "was not learned. Paired differences between cells stand under Result, in the table of all "
         "that varies with the seed."
     )
     return Section("Findings", panels, note)
+
+
+def _tables_of(
+    settings: dict[Setting, list[Cell]], table: TableName, prefix: str
+) -> tuple[Panel, ...]:
+    """A table for each setting in which a metric has that prefix."""
+    return tuple(
+        TablePanel(setting_name(setting), table, setting)
+        for setting, cells in settings.items()
+        if any(name.startswith(prefix) for name in all_metrics(cells))
+    )
+
+
+def _corruption_section(settings: dict[Setting, list[Cell]]) -> Section:
+    panels = _tables_of(settings, "corruptions", "corruption/error/")
+    note = (
+        "Shares of test images that are classified wrongly, means over severities and over seeds "
+        "with 95 % t-intervals. Relative to LN: error over that of the LN cell that is equal but "
+        "for the norm, seed by seed, averaged over corruptions; less than 100 % is better."
+    )
+    return Section("Corruptions", panels, note)
 
 
 def _capital(text: str) -> str:
@@ -233,7 +260,8 @@ def _picture_section(settings: dict[Setting, list[Cell]]) -> Section:
         titles: dict[str, str] = {}
         for cell in cells:
             for record in cell.records_by_seed.values():
-                for picture in record.get("pictures") or ():
+                known = (*(record.get("pictures") or ()), *record.get("left_out", ()))
+                for picture in known:
                     titles.setdefault(picture["name"], picture["title"])
         panels += [ImagePanel(title, name, setting) for name, title in titles.items()]
     note = "The same picture of every cell, seed by seed. A picture opens its file at full size."

@@ -13,9 +13,10 @@ from triptych.records import RecordError, write_atomically
 from triptych.study import plots
 from triptych.study.cells import by_setting, group_cells, headline_metric
 from triptych.study.comparisons import difference_sentence, headline_comparisons
+from triptych.study.corruptions import corruption_table
 from triptych.study.findings import findings_table
 from triptych.study.outcome import study_records
-from triptych.study.report import DIFFERENCES, FINDINGS, SUMMARY, agreed_facts
+from triptych.study.report import CORRUPTIONS, DIFFERENCES, FINDINGS, SUMMARY, agreed_facts
 from triptych.study.tables import (
     COST_METRICS,
     differences_table,
@@ -25,8 +26,9 @@ from triptych.study.tables import (
 from triptych.study.wording import metric_name, setting_name, value_name
 
 PICTURES = (
-    *("reconstruction", "rollout", "token_magnitude", "attention_distance"),
+    *("reconstruction", "rollout", "class_relevance", "token_magnitude", "attention_distance"),
     *("findings", "grouping", "robustness"),
+    *("corruptions", "perturbation", "resolution"),
 )
 Record = Mapping[str, Any]
 
@@ -55,6 +57,9 @@ def publish(study: Path, experiments: Path, readme: Path) -> Path:
     findings = findings_table(records, study)
     if len(findings):
         write_atomically(target / FINDINGS, findings.to_csv(index=False))
+    corruptions = corruption_table(records)
+    if len(corruptions):
+        write_atomically(target / CORRUPTIONS, corruptions.to_csv(index=False))
     _draw(records, target)
     _copy_pictures(records, study, target)
     text = result_text(records)

@@ -12,6 +12,7 @@ from string import Template
 from triptych.records import write_atomically
 from triptych.study import markup
 from triptych.study.cells import STATUSES, Record
+from triptych.study.corruptions import corruption_table
 from triptych.study.findings import findings_table
 from triptych.study.panels import (
     Dashboard,
@@ -29,6 +30,7 @@ from triptych.study.wording import LABELS, axis_rank, value_name
 
 REPORT, SUMMARY, DIFFERENCES = "report.html", "summary.csv", "differences.csv"
 FINDINGS = "findings.csv"
+CORRUPTIONS = "corruptions.csv"
 
 
 def build_report(
@@ -62,6 +64,9 @@ def build_report(
     findings = findings_table(records, folder)
     if len(findings):
         write_atomically(folder / FINDINGS, findings.to_csv(index=False))
+    corruptions = corruption_table(records)
+    if len(corruptions):
+        write_atomically(folder / CORRUPTIONS, corruptions.to_csv(index=False))
     write_atomically(folder / REPORT, page)
     return folder / REPORT
 

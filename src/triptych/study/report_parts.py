@@ -21,6 +21,7 @@ from triptych.study.comparisons import (
     difference_sentence,
     headline_comparisons,
 )
+from triptych.study.corruptions import corruption_html
 from triptych.study.findings import findings_html
 from triptych.study.panels import BarPanel, LinePanel, Panel, ScatterPanel, Study, TablePanel
 from triptych.study.tables import COST_METRICS, mean_text
@@ -50,6 +51,8 @@ def table_panel(panel: TablePanel, study: Study) -> str:
             return title + comparison_table(cells)
         case "findings":
             return title + findings_html(study.records, study.folder, cells)
+        case "corruptions":
+            return title + corruption_html(study.records, cells)
         case "cost":
             return title + cost_table(cells)
         case "sentences":

@@ -43,7 +43,7 @@ def image_panel(panel: ImagePanel, study: Study, seed: int, budget: PictureBudge
     # A caption that all share is said once above, not under each picture.
     shared = captions.pop() if len(captions) == 1 else ""
     figures = [
-        _figure(cell, record, picture, panel.title, study, budget, with_caption=not shared)
+        _figure(cell, record, picture, panel, study, budget, with_caption=not shared)
         for (cell, record), picture in zip(shown, pictures, strict=True)
     ]
     # A row for each norm, so that one pre-training is one column.
@@ -62,11 +62,19 @@ def _find(record: Record, name: str) -> Mapping[str, Any] | None:
     return None
 
 
+def _why_not(record: Record, name: str) -> str:
+    """Why a run has no such picture, as far as its record says."""
+    for left_out in record.get("left_out", ()):
+        if left_out["name"] == name:
+            return f"Left out: {left_out['reason']}."
+    return "Not made in this run."
+
+
 def _figure(
     cell: Cell,
     record: Record | None,
     picture: Mapping[str, Any] | None,
-    title: str,
+    panel: ImagePanel,
     study: Study,
     budget: PictureBudget,
     *,
@@ -77,7 +85,8 @@ def _figure(
         text = "No done run with this seed."
         return f'<figure><div class="gap">{text}</div>{_caption(name)}</figure>'
     if picture is None:
-        return f'<figure><div class="gap">Not made in this run.</div>{_caption(name)}</figure>'
+        text = escape(_why_not(record, panel.name))
+        return f'<figure><div class="gap">{text}</div>{_caption(name)}</figure>'
     path = run_folder(study.folder, record) / picture["file"]
     place = path.relative_to(study.folder).as_posix()
     numbers = ""
@@ -92,7 +101,7 @@ def _figure(
         text = "Not embedded, to keep this file small; open the picture."
         return f'<figure><div class="gap">{link}{text}</a></div>{caption}</figure>'
     source = markup.data_uri(path.read_bytes(), markup.media_type(path))
-    alt = escape(f"{title}: {cell_name(cell)}")
+    alt = escape(f"{panel.title}: {cell_name(cell)}")
     return f'<figure>{link}<img src="{source}" alt="{alt}"></a>{caption}</figure>'
 
 

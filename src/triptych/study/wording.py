@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-AXES = ("norm", "pretrain", "backbone")
 SETTING = ("backbone", "data", "task")
 LABELS = ("backbone", "norm", "pretrain", "task", "data")
+# What a task is about, before what every classifier has.
+LEADING = ("corruption/mean_error", "perturbation/occlusion_random", "test/accuracy")
 
 VALUE_NAMES = {
     "ln": "LN",
@@ -22,15 +23,29 @@ VALUE_NAMES = {
     "mae": "MAE",
     "uniform": "uniform masking",
     "checkpoint": "weights from a file",
+    "pretrained": "published weights",
+    "untrained": "untrained",
     "greenmim": "GreenMIM",
 }
 METRIC_NAMES = {
     "test/accuracy": "accuracy",
     "test/accuracy_top5": "top-5 accuracy",
     "test/accuracy_commonest": "accuracy of the commonest answer",
+    "corruption/mean_error": "mean corruption error",
+    "corruption/clean_error": "error on clean images",
+    "corruption/mce": "mCE",
+    "corruption/relative_mce": "relative mCE",
+    "perturbation/occlusion_random": "mean accuracy under random occlusion",
+    "perturbation/occlusion_salient": "mean accuracy with objects occluded",
+    "perturbation/occlusion_non_salient": "mean accuracy with backgrounds occluded",
+    "perturbation/shuffle": "mean accuracy under shuffling",
     "time/total": "total training time",
     "time/pretrain": "pre-training time",
     "time/task": "task training time",
+    "time/visualize": "time for pictures",
+    "time/visualize/share": "time for pictures over training time",
+    "time/pretrain/data_wait": "share of pre-training that waits for data",
+    "time/task/data_wait": "share of task training that waits for data",
     "cost/parameters": "parameters",
     "cost/task/macs": "MACs",
     "cost/task/train_throughput": "training throughput",
@@ -64,6 +79,7 @@ METRIC_NOTES = {
     "cost/pretrain/saved_for_backward": _SAVED,
     "time/pretrain": "seconds of pre-training, also where its weights were made once and reused",
     "time/task": "seconds of training for the task",
+    "time/visualize": "seconds of making the pictures of visualize=light or full, numbers included",
     "time/total": "seconds of pre-training and of training for the task together",
 }
 UNSCALED_UNITS = ("s", "MiB", "MiB/image", "MiB/sequence", "GiB", "fraction")

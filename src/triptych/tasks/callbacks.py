@@ -21,6 +21,7 @@ from triptych.seeding import derive_seed
 from triptych.tasks.checkpoints import LAST
 from triptych.tasks.metric_log import MetricLog
 from triptych.tasks.progress import Progress, ProgressSink
+from triptych.tasks.sharded import whole_tensor
 
 
 class NonFiniteError(RuntimeError):
@@ -49,13 +50,13 @@ class StepSeed(Callback):
 
 
 class Position(Callback):
-    """Keeps in every checkpoint which batch comes next.
+    """Keeps in every checkpoint which batch comes next; a batch is that of one update.
 
     Lightning asks the loader for its iterator before any hook of a resumed run, so
     :func:`triptych.tasks.fit.fit` reads the position from the checkpoint and sets it beforehand.
     """
 
-    KEY = "next_batch"
+    KEY, PIECES = "next_batch", "pieces"
 
     def __init__(self) -> None:
         self.following = (0, 0)
@@ -63,13 +64,25 @@ class Position(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, _m: Any, _o: Any, _b: Any, batch_idx: int
     ) -> None:
-        self.following = (trainer.current_epoch, batch_idx + 1)
+        self.following = (trainer.current_epoch, (batch_idx + 1) // trainer.accumulate_grad_batches)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.following = (trainer.current_epoch + 1, 0)
 
-    def on_save_checkpoint(self, _t: Any, _m: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Any, _m: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint[self.KEY] = list(self.following)
+        checkpoint[self.PIECES] = trainer.accumulate_grad_batches
+
+    def on_load_checkpoint(self, trainer: Any, _m: Any, checkpoint: dict[str, Any]) -> None:
+        """Lightning counts pieces of batches, and there may be other ones now."""
+        former = checkpoint.get(self.PIECES, 1)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            # By how much the last count lags behind tells Lightning where it was interrupted.
+            lag = counts["processed"] - counts["completed"]
+            for name in ("ready", "started", "processed"):
+                counts[name] = counts[name] * trainer.accumulate_grad_batches // former
+            counts["completed"] = counts["processed"] - lag
 
 
 class FiniteGuard(Callback):
@@ -90,13 +103,15 @@ class FiniteGuard(Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # the scaler skips such steps by itself
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        norm = float(get_total_norm(gradients))
+        # The same on every process, as their gradients are reduced by now.
+        norm = float(whole_tensor(get_total_norm(gradients)))
         if math.isfinite(norm):
             return
         path = self.folder / "nonfinite.pt"
-        torch.save(
-            {"weights": module.state_dict(), "batch": self.batch, "step": trainer.global_step}, path
-        )
+        weights = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            capture = {"weights": weights, "batch": self.batch, "step": trainer.global_step}
+            torch.save(capture, path)
         raise NonFiniteError(
             f"the gradient of step {trainer.global_step} is {norm}; weights and batch are in "
             f"{path}, the last good checkpoint is kept: lower the learning rate, clip the "
@@ -133,11 +148,22 @@ class Checkpointing(Callback):
         # After its last batch an epoch is not over: a run resumed there would not end it.
         if batch_idx + 1 == trainer.num_training_batches:
             return
+        # Between the pieces of a batch there are gradients, which no checkpoint holds.
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._agree(trainer)
         if self.signal is not None or trainer.global_step % self.every == 0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._agree(trainer)
         self._save(trainer)
+
+    def _agree(self, trainer: pl.Trainer) -> None:
+        """A signal to one of the processes is one to all: they save together or not at all."""
+        if trainer.world_size > 1:
+            number = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+            self.signal = int(trainer.strategy.reduce(number, reduce_op="max")) or None
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
@@ -154,7 +180,7 @@ class CurveWriter(Callback):
     def __init__(self, log: MetricLog) -> None:
         self.curves = log
         self.total: Tensor | float = 0.0
-        self.count = 0
+        self.count = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": float(self.total), "count": self.count}
@@ -162,9 +188,10 @@ class CurveWriter(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.total, self.count = state_dict["total"], state_dict["count"]
 
-    def on_train_batch_end(self, _t: Any, _m: Any, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, _m: Any, outputs: Any, *_: Any) -> None:
+        # Lightning divides the loss of a piece of a batch by the number of pieces.
         self.total = self.total + outputs["loss"].detach().double()
-        self.count += 1
+        self.count += 1 / trainer.accumulate_grad_batches
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {
@@ -172,8 +199,11 @@ class CurveWriter(Callback):
             for name, value in trainer.callback_metrics.items()
             if isinstance(value, Tensor)
         }
-        values["train/loss"] = float(self.total) / self.count
-        self.total, self.count = 0.0, 0
+        total = self.total
+        if trainer.world_size > 1:
+            total = trainer.strategy.reduce(torch.as_tensor(total), reduce_op="mean")
+        values["train/loss"] = float(total) / self.count
+        self.total, self.count = 0.0, 0.0
         values["train/learning_rate"] = max(
             group["lr"] for group in trainer.optimizers[0].param_groups
         )

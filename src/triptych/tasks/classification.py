@@ -8,9 +8,10 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
+from triptych.tasks.mixing import PairMixing
 from triptych.tasks.optimization import OptimizerSettings, build_optimizer
+from triptych.tasks.tally import Tally
 
 
 class ClassificationModule(pl.LightningModule):
@@ -37,7 +38,9 @@ class ClassificationModule(pl.LightningModule):
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.label_smoothing = label_smoothing
-        self.mixing = _mixing(num_classes, mixup, cutmix)
+        mixes = mixup > 0 or cutmix > 0
+        self.mixing = PairMixing(num_classes, mixup, cutmix) if mixes else None
+        self.tally = Tally()
         self.ema_decay = ema_decay
         self.average = _average(model, ema_decay) if ema_decay > 0 else None
 
@@ -61,15 +64,10 @@ class ClassificationModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
         images, target, _indices = batch
-        logits = self.evaluated(images)
-        size = len(images)
-        top1 = (logits.argmax(1) == target).float().mean()
-        loss = F.cross_entropy(logits, target)
-        self.log("test/accuracy", top1, on_epoch=True, batch_size=size)
-        self.log("test/loss", loss, on_epoch=True, batch_size=size)
-        if logits.shape[1] > 5:
-            top5 = (logits.topk(5, dim=1).indices == target[:, None]).any(1).float().mean()
-            self.log("test/accuracy_top5", top5, on_epoch=True, batch_size=size)
+        self.tally.add(self.evaluated(images), target)
+
+    def on_validation_epoch_end(self) -> None:
+        self.tally.log(self)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = build_optimizer(
@@ -79,18 +77,6 @@ class ClassificationModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def _mixing(num_classes: int, mixup: float, cutmix: float) -> nn.Module | None:
-    """Mixup, cutmix, or one of the two for each batch; None where both are off."""
-    parts: list[nn.Module] = []
-    if mixup > 0:
-        parts.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
-    if cutmix > 0:
-        parts.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
-    if len(parts) == 2:
-        return v2.RandomChoice(parts)
-    return parts[0] if parts else None
 
 
 def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:

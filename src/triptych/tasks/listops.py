@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triptych.tasks.optimization import OptimizerSettings, build_optimizer
+from triptych.tasks.tally import Tally
 
 
 class ListOpsModule(pl.LightningModule):
@@ -30,6 +31,7 @@ class ListOpsModule(pl.LightningModule):
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.label_smoothing = label_smoothing
+        self.tally = Tally()
 
     @property
     def evaluated(self) -> nn.Module:
@@ -42,11 +44,10 @@ class ListOpsModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
         tokens, answers, _indices = batch
-        logits = self.model(tokens)
-        accuracy = (logits.argmax(1) == answers).float().mean()
-        size = len(tokens)
-        self.log("test/accuracy", accuracy, on_epoch=True, batch_size=size)
-        self.log("test/loss", F.cross_entropy(logits, answers), on_epoch=True, batch_size=size)
+        self.tally.add(self.model(tokens), answers)
+
+    def on_validation_epoch_end(self) -> None:
+        self.tally.log(self)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = build_optimizer(self.model, self.settings, self.steps_per_epoch)

@@ -51,6 +51,16 @@ class MetricLog:
             listener(rows)
 
 
+class SilentLog(MetricLog):
+    """The log of a process that trains along: another one writes."""
+
+    def append(self, epoch: int, step: int, values: dict[str, float]) -> None:
+        """Write nothing."""
+
+    def rewind(self, epoch: int) -> None:
+        """Leave alone what the other process has written."""
+
+
 def read_rows(path: Path) -> list[Row]:
     """Rows of a log; a last line cut off by a kill is left out.
 

@@ -2,8 +2,8 @@
 
 AdamW; no weight decay on vectors, tokens, position tables and DTN's position weights and mixing
 logits (decay would pull the neighbourhood to the whole grid and the mixture to one half), which
-may also learn at a rate of their own; layer-wise learning-rate decay; linear warm-up from zero,
-then half a cosine or the inverse square root of the step, updated every step.
+may also learn at a rate of their own; layer-wise learning-rate decay; linear warm-up, then half a
+cosine, the inverse square root of the step, or steps down at milestones, updated every step.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ UNDECAYED = ("pos_embed", "cls_token", "mask_token", "relative_position_bias_tab
 class OptimizerSettings:
     """``learning_rate`` is for 256 images and is scaled by ``batch_size`` / 256.
 
-    ``position_lr_factor`` multiplies it for DTN's position weights and mixing logits. With
-    ``inverse_sqrt`` the rate falls as sqrt(warm-up / step) after warm-up, else as a cosine.
+    ``position_lr_factor`` multiplies it for DTN's position weights and mixing logits. Warm-up
+    begins at ``start_learning_rate``. ``schedule``: ``inverse_sqrt`` falls as sqrt(warm-up / step)
+    after warm-up, ``multistep`` to a tenth at each of ``milestones`` (epochs), else a cosine.
     """
 
     learning_rate: float
@@ -39,7 +40,9 @@ class OptimizerSettings:
     batch_size: int
     layer_decay: float = 1.0
     position_lr_factor: float = 1.0
-    inverse_sqrt: bool = False
+    schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    start_learning_rate: float = 0.0
 
     @property
     def peak(self) -> float:
@@ -101,9 +104,12 @@ def schedule_factor(step: int, *, steps_per_epoch: int, settings: OptimizerSetti
     total = max(1, steps_per_epoch * settings.epochs)
     warmup = round(steps_per_epoch * settings.warmup_epochs)
     if step < warmup:
-        return (step + 1) / warmup
+        start = settings.start_learning_rate / settings.peak
+        return start + (1 - start) * (step + 1) / warmup
+    if settings.schedule == "multistep":
+        return 0.1 ** sum(step >= steps_per_epoch * epoch for epoch in settings.milestones)
     floor = min(1.0, settings.min_learning_rate / settings.peak)
-    if settings.inverse_sqrt:
+    if settings.schedule == "inverse_sqrt":
         return max(floor, math.sqrt(max(1, warmup) / max(1, step + 1)))
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -203,26 +204,30 @@ def capture(
     if head_fusion is not None:
         check_head_fusion(head_fusion)
 
-    def finish(made: AttentionMap) -> AttentionMap:
-        made = made if head_fusion is None else made.fused(head_fusion)
-        return made if keep_on is None else made.to(keep_on)
-
+    finish = partial(_kept, head_fusion, keep_on)
     with ExitStack() as stack:
-        attention_tapes = {
-            index: AttentionTape(reader_of(layout.blocks[index]), stack, finish=finish)
-            for index in (chosen if attention else ())
-        }
-        tapes = {
-            index: BlockTape(layout.blocks[index], stack, norms=norms, keep_on=keep_on)
-            for index in chosen
-        }
+        taped = [
+            (
+                BlockTape(block, stack, norms=norms, keep_on=keep_on),
+                AttentionTape(reader_of(block), stack, finish=finish) if attention else None,
+            )
+            for block in (layout.blocks[index] for index in chosen)
+        ]
         stack.enter_context(evaluating(model))
         output = model(images)
         kept = tuple(
-            block_capture(index, layout.blocks[index], tape, attention_tapes.get(index))
-            for index, tape in tapes.items()
+            block_capture(index, layout.blocks[index], *tapes)
+            for index, tapes in zip(chosen, taped, strict=True)
         )
     return Capture(kept, len(layout.blocks), layout.reads_class_token, size, output)
+
+
+def _kept(
+    head_fusion: str | None, keep_on: torch.device | str | None, made: AttentionMap
+) -> AttentionMap:
+    """What is kept of a block's attention, as `capture` was asked."""
+    made = made if head_fusion is None else made.fused(head_fusion)
+    return made if keep_on is None else made.to(keep_on)
 
 
 def choose_blocks(blocks: Sequence[int] | None, depth: int) -> list[int]:

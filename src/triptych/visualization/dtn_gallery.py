@@ -30,13 +30,16 @@ _NO_CURVES = (
 )
 
 
-def dtn_gallery(model: nn.Module, curves: list[dict[str, object]]) -> list[Picture]:
+def dtn_gallery(
+    model: nn.Module, curves: list[dict[str, object]], *, brief: bool = False
+) -> list[Picture]:
     """``dtn_mixing`` and ``dtn_kernels`` of a trained model; nothing where it has no DTN.
 
     Args:
         model: any module that holds DynamicTokenNorm layers.
         curves: rows as :func:`mixing_figure` takes them; without any, the kernels' caption says
             that the picture over training is missing.
+        brief: ``dtn_kernels`` alone.
     """
     layers = dtn_layers(model)
     if not layers:
@@ -51,7 +54,7 @@ def dtn_gallery(model: nn.Module, curves: list[dict[str, object]]) -> list[Pictu
         ),
         rows=kernel_rows(layers),
     )
-    return [*_mixing(curves), kernels]
+    return [kernels] if brief else [*_mixing(curves), kernels]
 
 
 def _mixing(curves: Sequence[dict[str, object]]) -> list[Picture]:

@@ -21,6 +21,8 @@ from triptych.visualization.picture import Picture
 from triptych.visualization.probe_set import ProbeSet
 
 PERPLEXITY = 30.0
+# After 250 of early exaggeration as many again settle a few hundred tokens.
+ITERATIONS = 500
 _IMAGES, _LAYERS = 2, 3
 SEED = 0
 
@@ -52,14 +54,15 @@ def token_embedding(hidden_NC: Tensor, seed: int = SEED) -> np.ndarray:
     if count < 4:
         raise ValueError(f"{count} tokens cannot be laid out; 4 or more are needed")
     perplexity = min(PERPLEXITY, (count - 1) / 3)
-    fitted = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    fitted = TSNE(2, perplexity=perplexity, init="pca", max_iter=ITERATIONS, random_state=seed)
     return fitted.fit_transform(hidden_NC.numpy(force=True).astype(np.float64))
 
 
 def owners_of(probe: ProbeSet, image: int, grid: Grid) -> np.ndarray:
     """(N,), the object that covers 40 % of a token, -1 for none or where the grid does not fit."""
     owner = np.full(grid[0] * grid[1], -1)
-    if probe.size[0] % grid[0] == 0 and probe.size[1] % grid[1] == 0:
+    divides = probe.size[0] % grid[0] == 0 and probe.size[1] % grid[1] == 0
+    if probe.names[image] and divides:
         for number, tokens in enumerate(object_tokens(probe.masks(image), grid)):
             owner[tokens.numpy()] = number
     return owner
@@ -95,14 +98,18 @@ def embedding_gallery(model: nn.Module, probe: ProbeSet) -> Picture | None:
     images = list(dict.fromkeys(one.image for one in embeddings))
     pixels = dict(zip(images, to_pixels(probe.shown()[images]), strict=True))
     guess = " Objects are guessed from the pixels." if probe.estimated else ""
+    colours = (
+        "A colour for each object, grey crosses for the background"
+        if bool(probe.objects.any())
+        else "The data has no masks: a token has the mean colour of its pixels"
+    )
     return Picture(
         name="embedding",
         title="Tokens in the plane",
         caption=(
             "t-SNE (perplexity 30, started from principal components, fixed seed) of the grid "
-            "tokens of two images after the first, a middle and the last block. A colour for each "
-            "object, grey crosses for the background; axes have no unit, and distances between "
-            f"far clusters mean nothing.{guess}"
+            f"tokens of two images after the first, a middle and the last block. {colours}; axes "
+            f"have no unit, and distances between far clusters mean nothing.{guess}"
         ),
         figure=embedding_figure(embeddings, pixels, probe.names, title="Tokens in the plane"),
         rows=[

@@ -19,7 +19,7 @@ from triptych.visualization.foreground import covered_share
 from triptych.visualization.object_tokens import COVERAGE
 from triptych.visualization.perturbations import Occlusion, choose_cells, generator_of, occlude
 from triptych.visualization.probe_set import ProbeSet
-from triptych.visualization.readings import Readings, read
+from triptych.visualization.readings import Readings, read, read_with_control
 from triptych.visualization.views import global_views, patches_of
 
 SHUFFLE_SIDES = (2, 8)
@@ -49,12 +49,14 @@ class Evidence:
     """Attributes:
     level_0: None where the model's filters are not known or no image serves; then ``no_filters``
         says why.
+    permuted: ``plain`` with the object tokens dealt out anew, a control.
     shuffled: by cells to a side.
     occluded: by kind, at :data:`OCCLUDED_SHARES`; rollout numbers are of the objects before.
     """
 
     probe: ProbeSet
     plain: Readings
+    permuted: Readings
     shuffled: Mapping[int, Readings]
     occluded: Mapping[Occlusion, Readings]
     level_0: FilterEvidence | None
@@ -63,6 +65,9 @@ class Evidence:
 
 def gather_evidence(model: nn.Module, probe: ProbeSet) -> Evidence:
     """Six passes of ``model`` over ``probe``: whole, shuffled by 2 and 8, and three occlusions.
+
+    Fewer where nothing could be read off them: images are shuffled for what is asked of two
+    objects in one image, and occluded for what is asked of one.
 
     Raises:
         ValueError: as `capture`.
@@ -77,15 +82,16 @@ def gather_evidence(model: nn.Module, probe: ProbeSet) -> Evidence:
         why = "" if level_0 else "no image of the probe set has both object and background patches"
     return Evidence(
         probe,
-        read(model, probe),
+        *read_with_control(model, probe),
         {
             side: read(model, probe.shuffled(side), attention=False)
             for side in SHUFFLE_SIDES
-            if not any(edge % side for edge in probe.size)
+            if probe.has_groups and not any(edge % side for edge in probe.size)
         },
         {
             kind: read(model, probe.occluded(kind, share), objects=probe.instances)
             for kind, share in OCCLUDED_SHARES.items()
+            if bool(probe.objects.any())
         },
         level_0,
         why,

@@ -7,8 +7,8 @@ no answer to is said with the reason and never counted as an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -21,6 +21,7 @@ LEAST_IMAGES = 5
 
 class Verdict(StrEnum):
     holds = "holds"
+    untrained = "holds also untrained"
     fails = "does not hold"
     unanswered = "cannot be asked"
 
@@ -90,12 +91,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement with its checks; ``reason`` says why there is none."""
+    """A statement with its checks; ``reason`` says why there is none.
+
+    ``control``: the same statement asked of the same network at its initial weights; None where
+    that was not asked.
+    """
 
     number: str
     statement: str
     checks: tuple[Check, ...] = ()
     reason: str = ""
+    control: Finding | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -104,6 +110,23 @@ class Finding:
         if Verdict.fails in verdicts:
             return Verdict.fails
         return Verdict.holds if set(verdicts) == {Verdict.holds} else Verdict.unanswered
+
+    @property
+    def judgement(self) -> Verdict:
+        """The verdict in the light of the control: what holds untrained tells of no training."""
+        untrained = self.control is not None and self.control.verdict is Verdict.holds
+        return Verdict.untrained if untrained and self.verdict is Verdict.holds else self.verdict
+
+    def judgement_of(self, check: Check) -> Verdict:
+        """The same of one of its checks."""
+        control = self.control_of(check)
+        untrained = control is not None and control.verdict is Verdict.holds
+        return Verdict.untrained if untrained and check.verdict is Verdict.holds else check.verdict
+
+    def control_of(self, check: Check) -> Check | None:
+        """The check of the same name of the control."""
+        asked = self.control.checks if self.control is not None else ()
+        return next((one for one in asked if one.name == check.name), None)
 
 
 @dataclass(frozen=True)
@@ -127,3 +150,9 @@ def evaluate_findings(evidence: Evidence) -> list[Finding]:
             checks, reason = (), str(why)
         findings.append(Finding(statement.number, statement.text, checks, reason))
     return findings
+
+
+def with_controls(findings: Sequence[Finding], controls: Sequence[Finding]) -> list[Finding]:
+    """``findings`` beside what the untrained network answers to the same statements."""
+    answers = {one.number: one for one in controls}
+    return [replace(one, control=answers.get(one.number)) for one in findings]

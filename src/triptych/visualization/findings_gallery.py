@@ -10,12 +10,20 @@ from triptych.visualization.evidence import Evidence, gather_evidence
 from triptych.visualization.figures.findings import findings_figure
 from triptych.visualization.figures.grouping import grouping_figure
 from triptych.visualization.figures.perturbation import robustness_figure
-from triptych.visualization.findings import Finding, evaluate_findings
+from triptych.visualization.findings import (
+    Finding,
+    Verdict,
+    evaluate_findings,
+    with_controls,
+)
 from triptych.visualization.findings_table import finding_metrics, finding_rows
 from triptych.visualization.grouping_curves import grouping_curves, grouping_rows
 from triptych.visualization.picture import Picture
 from triptych.visualization.probe_set import ProbeSet
-from triptych.visualization.robustness import robustness_rows
+from triptych.visualization.robustness import known_predictions, robustness_rows
+
+# An untrained network need not see as many large images to show what it does anyway.
+_LARGE, _FEW = 128, 16
 
 
 @dataclass(frozen=True)
@@ -33,22 +41,41 @@ def findings_gallery(
     """Statements F1 to F14, grouping by layer and robustness of ``model`` on ``probe``.
 
     Args:
-        untrained: the same model with random weights, as a control of grouping.
+        untrained: the same model at its initial weights, asked the same of the same images: what
+            holds of it too was not learned. Of images of 128 pixels or more it sees the first 16.
 
     Raises:
         ValueError: as `capture`.
     """
     evidence = gather_evidence(model, probe)
     findings = evaluate_findings(evidence)
-    pictures = [_findings_picture(findings, probe)]
-    grouping = _grouping_picture(model, evidence, untrained)
-    robust = _robustness_picture(model, probe, evidence.plain.logits.shape[1])
+    control = None
+    if untrained is not None:
+        control = gather_evidence(untrained, _control_set(probe))
+        findings = with_controls(findings, evaluate_findings(control))
+    answered = any(one.verdict is not Verdict.unanswered for one in findings)
+    pictures = [_findings_picture(findings, probe, control)] if answered else []
+    grouping = _grouping_picture(evidence, control)
+    robust = _robustness_picture(model, evidence)
     pictures += [picture for picture in (grouping, robust) if picture is not None]
     return FindingsGallery(findings, pictures, finding_metrics(findings))
 
 
-def _findings_picture(findings: list[Finding], probe: ProbeSet) -> Picture:
+def _control_set(probe: ProbeSet) -> ProbeSet:
+    """The images that the untrained network is asked of: all small ones, or few large ones."""
+    return probe if max(probe.size) < _LARGE else probe.take(range(min(len(probe), _FEW)))
+
+
+def _findings_picture(
+    findings: list[Finding], probe: ProbeSet, control: Evidence | None
+) -> Picture:
     rows = finding_rows(findings)
+    beside = (
+        f" Untrained: the same network at its initial weights, on {len(control.probe)} of the "
+        "images; what holds there too was not learned."
+        if control is not None
+        else ""
+    )
     title = "Findings of arXiv 2210.07646, asked of this model"
     guess = " Masks are guessed from the pixels (Otsu)." if probe.estimated else ""
     return Picture(
@@ -58,18 +85,16 @@ def _findings_picture(findings: list[Finding], probe: ProbeSet) -> Picture:
             f"Means over {len(probe)} images with 95 % t-intervals over images; a number meets its "
             "bound if the whole interval is beyond it, a statement holds if all its numbers do. "
             "Statements and the paper's numbers: arXiv 2210.07646 (ViT-B/16, 21k-pretrained, "
-            f"Pascal VOC); bounds where the paper has none are ours.{guess}"
+            f"Pascal VOC); bounds where the paper has none are ours.{beside}{guess}"
         ),
         figure=findings_figure(rows, title=title),
         rows=rows,
     )
 
 
-def _grouping_picture(
-    model: nn.Module, evidence: Evidence, untrained: nn.Module | None
-) -> Picture | None:
+def _grouping_picture(evidence: Evidence, control: Evidence | None) -> Picture | None:
     """None where no image has two objects."""
-    rows = grouping_rows(grouping_curves(model, evidence, untrained=untrained))
+    rows = grouping_rows(grouping_curves(evidence, control))
     if not rows:
         return None
     return Picture(
@@ -89,11 +114,12 @@ def _grouping_picture(
     )
 
 
-def _robustness_picture(model: nn.Module, probe: ProbeSet, classes: int) -> Picture | None:
+def _robustness_picture(model: nn.Module, evidence: Evidence) -> Picture | None:
     """None for a model without classes."""
+    probe, classes = evidence.probe, evidence.plain.logits.shape[1]
     if classes < 2:
         return None
-    rows = robustness_rows(model, probe)
+    rows = robustness_rows(model, probe, known_predictions(evidence))
     chance = None if probe.labels is None else 1 / classes
     number = str(rows[0]["number"])
     return Picture(

@@ -24,8 +24,9 @@ def finding_rows(findings: Sequence[Finding]) -> list[dict[str, object]]:
                     "ci_low": found.low,
                     "ci_high": found.high,
                     "images": found.count,
+                    **_control(finding, check),
                     "wanted": check.wanted,
-                    "met": str(check.verdict),
+                    "met": str(finding.judgement_of(check)),
                     "reference": check.reference,
                     "reason": check.reason,
                 }
@@ -42,24 +43,38 @@ _EMPTY: dict[str, object] = {
     "ci_low": None,
     "ci_high": None,
     "images": 0,
+    "untrained": None,
+    "untrained_low": None,
+    "untrained_high": None,
     "wanted": "",
     "met": str(Verdict.unanswered),
     "reference": "",
 }
 
 
+def _control(finding: Finding, check: Check) -> dict[str, object]:
+    """What the same network gives untrained, with its interval; None where it was not asked."""
+    control = finding.control_of(check)
+    found = None if control is None else control.mean
+    return {
+        "untrained": None if found is None else found.value,
+        "untrained_low": None if found is None else found.low,
+        "untrained_high": None if found is None else found.high,
+    }
+
+
 def _row(finding: Finding) -> dict[str, object]:
     return {
         "finding": finding.number,
         "statement": finding.statement,
-        "verdict": str(finding.verdict),
+        "verdict": str(finding.judgement),
     }
 
 
 def finding_metrics(findings: Sequence[Finding]) -> dict[str, dict[str, object]]:
     """Scalars for the run record: ``findings/F8/purity_rise``, and ``findings/F8/holds`` (0 or 1).
 
-    What could not be asked is left out.
+    What could not be asked is left out. What holds of the untrained network too holds.
     """
     metrics: dict[str, dict[str, object]] = {}
     for finding in findings:
@@ -79,7 +94,7 @@ def compare_findings(
     """Two models on one probe set: ``first`` − ``second`` of every check that both answer.
 
     Paired over images, with a 95 % interval, the words "no detectable difference" where it
-    holds 0, and both verdicts.
+    holds 0, both verdicts, and what both networks give untrained.
 
     Raises:
         ValueError: they are not of the same images.
@@ -102,21 +117,23 @@ def _compared(
         "check": check.name,
         "first": check.mean.value,
         "second": other_check.mean.value,
+        "first_untrained": _control(finding, check)["untrained"],
+        "second_untrained": _control(other, other_check)["untrained"],
         "difference": change.value,
         "ci_low": change.low,
         "ci_high": change.high,
         "images": change.count,
         "verdict": change.verdict,
-        "first_verdict": str(finding.verdict),
-        "second_verdict": str(other.verdict),
+        "first_verdict": str(finding.judgement),
+        "second_verdict": str(other.judgement),
     }
 
 
 def findings_markdown(findings: Sequence[Finding]) -> str:
     """The table for a README: a line per check."""
     lines = [
-        "| | statement | verdict | number | 95 % interval | wanted | paper (ViT-B/16) |",
-        "|---|---|---|---|---|---|---|",
+        "| | statement | verdict | number | 95 % interval | untrained | wanted | paper |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in finding_rows(findings):
         ends = f"{number_text(row['ci_low'])} to {number_text(row['ci_high'])}"
@@ -124,6 +141,7 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
         cells = (
             *(row["finding"], row["quantity"] or row["statement"], f"{row['met']}{reason}"),
             *(number_text(row["value"]), ends if row["check"] else "–"),
+            number_text(row["untrained"]),
             *(row["wanted"], row["reference"]),
         )
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")

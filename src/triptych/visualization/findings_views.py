@@ -139,6 +139,8 @@ def class_token_settled(evidence: Evidence) -> tuple[Check, ...]:
 
 def drops_shift_views(evidence: Evidence) -> tuple[Check, ...]:
     """F7: at two thirds of the depth, on the same images."""
+    if not evidence.occluded:
+        raise UnansweredError("no image of the probe set has an object")
     at = level_at(evidence.plain, 2 / 3)
     ratio = {
         kind: readings.rollout["own_object_ratio"][:, at]

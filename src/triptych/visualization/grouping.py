@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 MIN_SAMPLES = 3
 NOISE = -1
+# To look at so few points again and again costs scikit-learn more than to cluster them.
+TRUSTED = {"assume_finite": True, "skip_parameter_validation": True}
 # What the released code gives where there is nothing to measure.
 NO_CLUSTER = {"in_cluster_cosine": -1.0, "silhouette": -1.0}
 MEASURES = (
@@ -84,7 +87,8 @@ def grouping_metrics(
         metrics["in_cluster_cosine"] = within
         metrics["silhouette"] = 0.0
     if 1 < clustering.count < kept.sum():
-        score = silhouette_score(x_TC[kept], clustering.clusters[kept], metric="cosine")
+        with config_context(**TRUSTED):
+            score = silhouette_score(x_TC[kept], clustering.clusters[kept], metric="cosine")
         metrics["silhouette"] = float(score)
     return {name: metrics[name] for name in MEASURES}
 
@@ -106,7 +110,8 @@ def cluster_objects(hidden: Tensor, objects: Sequence[Tensor]) -> Clustering:
     x_TC = hidden[torch.cat(list(objects))].numpy(force=True)
     # Objects whose tokens are all the same have radius 0, which DBSCAN does not take.
     radius = max(eps, float(np.finfo(np.float32).tiny))
-    clusters = DBSCAN(eps=radius, min_samples=MIN_SAMPLES).fit_predict(x_TC)
+    with config_context(**TRUSTED):
+        clusters = DBSCAN(eps=radius, min_samples=MIN_SAMPLES).fit_predict(x_TC)
     sizes = [len(tokens) for tokens in objects]
     return Clustering(clusters, np.repeat(np.arange(len(objects)), sizes), eps)
 

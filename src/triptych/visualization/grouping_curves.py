@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from triptych.visualization.evidence import OCCLUDED_SHARES, Evidence
 from triptych.visualization.grouping import MEASURES
 from triptych.visualization.intervals import mean_over_images, paired_over_images
 from triptych.visualization.perturbations import Occlusion
-from triptych.visualization.readings import Readings, read
+from triptych.visualization.readings import Readings
 
 WHOLE, RANDOM_WEIGHTS, PERMUTED = "whole", "random weights", "permuted labels"
 _KINDS = {
@@ -34,13 +33,11 @@ class GroupingCurve:
     control: bool = False
 
 
-def grouping_curves(
-    model: nn.Module, evidence: Evidence, *, untrained: nn.Module | None = None
-) -> list[GroupingCurve]:
+def grouping_curves(evidence: Evidence, untrained: Evidence | None = None) -> list[GroupingCurve]:
     """Whole, shuffled and occluded images, then the controls.
 
     Args:
-        untrained: the same model with other, random weights.
+        untrained: of the same model at its initial weights, on the same images or the first ones.
     """
     curves = [GroupingCurve(WHOLE, evidence.plain)]
     curves += [
@@ -51,11 +48,9 @@ def grouping_curves(
         GroupingCurve(f"{OCCLUDED_SHARES[kind]:.0%} of {_KINDS[kind]} dropped", readings)
         for kind, readings in evidence.occluded.items()
     ]
-    permuted = read(model, evidence.probe, attention=False, permute_labels=True)
-    curves.append(GroupingCurve(PERMUTED, permuted, control=True))
-    if untrained is not None:
-        random = read(untrained, evidence.probe, attention=False)
-        curves.append(GroupingCurve(RANDOM_WEIGHTS, random, control=True))
+    curves.append(GroupingCurve(PERMUTED, evidence.permuted, control=True))
+    if untrained is not None and evidence.probe.has_groups:
+        curves.append(GroupingCurve(RANDOM_WEIGHTS, untrained.plain, control=True))
     return curves
 
 
@@ -79,7 +74,8 @@ def grouping_rows(curves: list[GroupingCurve]) -> list[dict[str, object]]:
                 found = mean_over_images(values_BL[:, index])
                 if not found.count:
                     continue
-                change = paired_over_images(values_BL[:, index], whole[measure][:, index])
+                same = whole[measure][: len(values_BL), index]
+                change = paired_over_images(values_BL[:, index], same)
                 rows.append(
                     {
                         "condition": curve.condition,

@@ -77,6 +77,11 @@ class ProbeSet:
         """Bool (B, Y, X): on any object."""
         return self.instances > 0
 
+    @property
+    def has_groups(self) -> bool:
+        """Whether an image has two objects, so that clusters of tokens can be asked after."""
+        return max(map(len, self.names), default=0) >= LEAST_OBJECTS
+
     def masks(self, image: int) -> Tensor:
         """Bool (O, Y, X)."""
         numbers = torch.arange(1, len(self.names[image]) + 1, dtype=torch.uint8)
@@ -172,3 +177,10 @@ def estimated_probe_set(
     """Images (uint8) without masks: one object each, what stands out from the border (Otsu)."""
     objects = estimated_objects(pixels.float() / 255).to(torch.uint8)
     return ProbeSet(pixels, objects, (("object",),) * len(pixels), labels, mean, std, True)
+
+
+def bare_probe_set(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> ProbeSet:
+    """Images (uint8) without masks and labels: nothing is known of objects, nor guessed."""
+    batch, _, *size = pixels.shape
+    nothing = torch.zeros((batch, *size), dtype=torch.uint8)
+    return ProbeSet(pixels, nothing, ((),) * batch, None, mean, std)

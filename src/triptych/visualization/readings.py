@@ -9,10 +9,12 @@ Shapes: B images, L blocks, N tokens of a block, M patches of the first grid, C 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from triptych.visualization.capture import BlockCapture, Capture, capture
@@ -69,7 +71,6 @@ def read(
     attention: bool = True,
     grouping: bool = True,
     objects: Tensor | None = None,
-    permute_labels: bool = False,
     batch_size: int = BATCH,
 ) -> Readings:
     """Run ``model`` over ``probe`` and take the numbers.
@@ -79,67 +80,98 @@ def read(
         grouping: whether to take those of clusters and neighbours.
         objects: uint8 (B, Y, X) instances for the numbers of rollout; those of the probe set by
             default. After occlusion, those before it.
-        permute_labels: deal the object tokens out anew, as a control.
 
     Raises:
         ValueError: as `capture`.
     """
-    device = next(model.parameters()).device
-    images, instances = probe.images(), probe.instances if objects is None else objects
-    parts: list[Readings] = []
-    for start in range(0, len(probe), batch_size):
-        places = range(start, min(start + batch_size, len(probe)))
-        captured = capture(
-            model,
-            images[start : places.stop].to(device),
-            attention=attention,
-            norms=False,
-            head_fusion="mean" if attention else None,
-        )
-        parts.append(
-            _of_batch(captured, probe, places, instances, attention, grouping, permute_labels)
-        )
+    instances = probe.instances if objects is None else objects
+    parts = []
+    for places, captured in _passes(model, probe, attention, batch_size):
+        one = _of_batch(captured, len(places), instances[places] if attention else None)
+        parts.append(_with_grouping(one, captured, probe, places) if grouping else one)
     return _joined(parts)
 
 
-def _of_batch(
-    captured: Capture,
-    probe: ProbeSet,
-    places: range,
-    instances: Tensor,
-    attention: bool,
-    grouping: bool,
-    permute_labels: bool,
-) -> Readings:
+def read_with_control(
+    model: nn.Module, probe: ProbeSet, *, batch_size: int = BATCH
+) -> tuple[Readings, Readings]:
+    """:func:`read`, and the same with the object tokens dealt out anew, from one pass.
+
+    Raises:
+        ValueError: as `capture`.
+    """
+    parts, permuted = [], []
+    for places, captured in _passes(model, probe, True, batch_size):
+        one = _of_batch(captured, len(places), probe.instances[places])
+        parts.append(_with_grouping(one, captured, probe, places))
+        permuted.append(_with_grouping(one, captured, probe, places, permute_labels=True))
+    return _joined(parts), _joined(permuted)
+
+
+def _passes(
+    model: nn.Module, probe: ProbeSet, attention: bool, batch_size: int
+) -> Iterator[tuple[list[int], Capture]]:
+    """Numbers of the images of each batch, and what a forward pass over it leaves."""
+    device = next(model.parameters()).device
+    images = probe.images()
+    for places in torch.arange(len(probe)).split(batch_size):
+        yield (
+            places.tolist(),
+            capture(
+                model,
+                images[places].to(device),
+                attention=attention,
+                norms=False,
+                head_fusion="mean" if attention else None,
+            ),
+        )
+
+
+def _of_batch(captured: Capture, count: int, instances: Tensor | None) -> Readings:
+    """All but grouping; of rollout only where ``instances`` (B, Y, X) are given."""
     layers = tuple(
         Layer(block.name, block.stage, block.grid, block.stride) for block in captured.blocks
     )
-    shape = (len(places), len(layers))
-    measured = {name: np.full(shape, math.nan) for name in MEASURES}
-    neighbours = np.full(shape, math.nan)
-    for layer, block in enumerate(captured.blocks if grouping else ()):
-        hidden_BNC = block.hidden[:, block.prefix_tokens :].float().cpu()
-        for row, image in enumerate(places):
-            tokens = probe.object_tokens(image, block.grid)
-            if tokens is None or block.visible is not None:
-                continue
-            if permute_labels:
-                tokens = shuffle_labels(tokens, generator_of(1, image))
-            for name, value in _defined(hidden_BNC[row], tokens, probe.names[image]).items():
-                measured[name][row, layer] = value
-            neighbours[row, layer] = neighbour_purity(hidden_BNC[row], tokens)
-    numbers = (
-        rollout_numbers(captured, instances[places.start : places.stop]) if attention else None
-    )
+    nothing = np.full((count, len(layers)), math.nan)
+    numbers = None if instances is None else rollout_numbers(captured, instances)
     return Readings(
         layers,
-        measured,
-        neighbours,
+        {name: nothing.copy() for name in MEASURES},
+        nothing.copy(),
         {} if numbers is None else {name: numbers[name] for name in ROLLOUT_NUMBERS},
-        np.empty((len(places), 0, 0)) if numbers is None else numbers["head_rows"],
+        np.empty((count, 0, 0)) if numbers is None else numbers["head_rows"],
         tuple(_has_class_token(captured, block) for block in captured.blocks),
         captured.output.detach().float().cpu().numpy(),
     )
+
+
+def _with_grouping(
+    readings: Readings,
+    captured: Capture,
+    probe: ProbeSet,
+    places: list[int],
+    *,
+    permute_labels: bool = False,
+) -> Readings:
+    """``readings`` with the numbers of clusters and neighbours, where an image has objects."""
+    measured = {name: values.copy() for name, values in readings.grouping.items()}
+    neighbours = readings.neighbours.copy()
+    grids = {block.grid for block in captured.blocks}
+    owned = {(image, grid): probe.object_tokens(image, grid) for image in places for grid in grids}
+    for layer, block in enumerate(captured.blocks):
+        if block.visible is not None:
+            continue
+        for row, image in enumerate(places):
+            tokens = owned[image, block.grid]
+            if tokens is None:
+                continue
+            if permute_labels:
+                tokens = shuffle_labels(tokens, generator_of(1, image))
+            hidden_NC = block.hidden[row, block.prefix_tokens :].float().cpu()
+            for name, value in _defined(hidden_NC, tokens, probe.names[image]).items():
+                measured[name][row, layer] = value
+            neighbours[row, layer] = neighbour_purity(hidden_NC, tokens)
+    return replace(readings, grouping=measured, neighbours=neighbours)
 
 
 def _has_class_token(captured: Capture, block: BlockCapture) -> bool:
@@ -162,14 +194,14 @@ def neighbour_purity(hidden_NC: Tensor, objects: list[Tensor], count: int = NEIG
 
     Averaged over the tokens of objects; all tokens of the image can be neighbours.
     """
-    owner_N = torch.full((len(hidden_NC),), -1)
+    owner_N = np.full(len(hidden_NC), -1)
     for number, tokens in enumerate(objects):
-        owner_N[tokens] = number
-    inside = torch.cat(objects)
-    distance_TN = torch.cdist(hidden_NC[inside], hidden_NC)
-    distance_TN[torch.arange(len(inside)), inside] = math.inf
-    nearest = distance_TN.topk(min(count, len(hidden_NC) - 1), largest=False).indices
-    return float((owner_N[nearest] == owner_N[inside][:, None]).float().mean())
+        owner_N[tokens.numpy()] = number
+    inside, hidden = torch.cat(objects).numpy(), hidden_NC.numpy(force=True)
+    distance_TN = cdist(hidden[inside], hidden)
+    distance_TN[np.arange(len(inside)), inside] = math.inf
+    nearest = distance_TN.argsort(1, kind="stable")[:, : min(count, len(hidden) - 1)]
+    return float((owner_N[nearest] == owner_N[inside][:, None]).mean())
 
 
 def object_patches(instances: Tensor, grid: Grid) -> Tensor:

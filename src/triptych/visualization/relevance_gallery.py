@@ -5,6 +5,7 @@ Shapes: B images.
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor, nn
 
 from triptych.visualization.attention_gradients import capture_gradients
@@ -17,6 +18,12 @@ from triptych.visualization.relevance import class_relevance
 from triptych.visualization.rollout import image_relevance
 
 _SHOWN_IMAGES = 6
+_CAPTION = (
+    "Where attention rollout looks (whatever the class), and what speaks for the class named "
+    "before each row by gradients: gradient rollout, the generic rule of Chefer et al., Grad-CAM "
+    "on tokens of the last block. Each map from 0 to its own maximum, printed below in multiples "
+    "of an even share; a map that is 0 everywhere is dark."
+)
 
 
 def relevance_gallery(
@@ -45,25 +52,12 @@ def relevance_gallery(
     }
     shares = {name: _in_even_shares(one).cpu() for name, one in maps.items()}
     classes = graded.target.tolist()
-    shown = to_pixels(pixels)
-    panels: list[list[Panel | None]] = []
-    for index, image in enumerate(shown):
-        line: list[Panel | None] = [Panel(image)]
-        for share in shares.values():
-            heat, most = share[index].numpy(), float(share[index].max())
-            line.append(Panel(heat_over(image, heat, most), f"max {most:.1f}"))
-        panels.append(line)
     return Picture(
         name="class_relevance",
         title="Relevance for the predicted class",
-        caption=(
-            "Where attention rollout looks (whatever the class), and what speaks for the class "
-            "named before each row by gradients: gradient rollout, the generic rule of Chefer et "
-            "al., Grad-CAM on tokens of the last block. Each map from 0 to its own maximum, "
-            "printed below in multiples of an even share; a map that is 0 everywhere is dark."
-        ),
+        caption=_CAPTION,
         figure=mosaic_figure(
-            panels,
+            [_panels(image, index, shares) for index, image in enumerate(to_pixels(pixels))],
             columns=["input", *shares],
             labels=[f"image {index}\nclass {label}" for index, label in enumerate(classes)],
             title="Relevance for the predicted class",
@@ -71,6 +65,15 @@ def relevance_gallery(
         ),
         rows=_rows(shares, classes),
     )
+
+
+def _panels(image: np.ndarray, index: int, shares: dict[str, Tensor]) -> list[Panel | None]:
+    """The image and each of its maps over it."""
+    line: list[Panel | None] = [Panel(image)]
+    for share in shares.values():
+        heat, most = share[index].numpy(), float(share[index].max())
+        line.append(Panel(heat_over(image, heat, most), f"max {most:.1f}"))
+    return line
 
 
 def _rows(shares: dict[str, Tensor], classes: list[int]) -> list[dict[str, object]]:

@@ -38,8 +38,9 @@ def rollout_numbers(captured: Capture, instances: Tensor) -> dict[str, np.ndarra
         ValueError: as `rollout_to_input`.
     """
     steps = rollout_to_input(captured)
-    first = captured.blocks[0].grid
-    owners_BM = [_owners(one, first) for one in instances]
+    grids = {block.grid for block in captured.blocks}
+    owners = {grid: [_owners(one, grid) for one in instances] for grid in grids}
+    owners_BM = owners[captured.blocks[0].grid]
     shape = (len(instances), len(steps))
     numbers = {name: np.full(shape, math.nan) for name in ROLLOUT_NUMBERS}
     rows = []
@@ -50,8 +51,7 @@ def rollout_numbers(captured: Capture, instances: Tensor) -> dict[str, np.ndarra
         read_BM = _head_row(step_BTM, captured, late).double().cpu()
         rows.append(read_BM)
         for image, owner_M in enumerate(owners_BM):
-            tokens_T = _owners(instances[image], block.grid)
-            found = _of_image(shares_BTM[image], tokens_T, owner_M)
+            found = _of_image(shares_BTM[image], owners[block.grid][image], owner_M)
             on_M = owner_M >= 0
             found["head_ratio"] = _ratio(read_BM[image], on_M)
             for name, value in found.items():

@@ -24,6 +24,7 @@ Colour = tuple[float, float, float, float]
 
 NEUTRAL = "#444444"
 OTHER_NORM = "#56B4E9"
+STAMP = "#D55E00"
 
 RELEVANCE_MAP = "inferno"
 RELEVANCE_ALPHA = 0.7

@@ -21,6 +21,13 @@ from triptych.visualization.spread_rows import spread_rows
 from triptych.visualization.views import DeepViews, deep_views, for_display, global_views
 
 _ESTIMATED = " The data has no masks: an object is what stands out from the image's border (Otsu)."
+_VIEWS_CAPTION = (
+    "What one filter's coordinate of a token stands for in the pixels: filter times pixels of "
+    "every patch, weighted by the token's row of the attention rollout (mean over heads, skip "
+    "connections as identity). Level 0 is the patch embedding, level n the output of block n. "
+    "Normalised pixels, negatives black, each panel over its maximum; the box marks the token. "
+    "Below: effective number of patches. Filter: the best for the image."
+)
 _BEST, _WORST, _SHOWN_IMAGES, _VIEWED_IMAGES = 4, 2, 4, 2
 
 
@@ -132,32 +139,22 @@ def _view_picture(
     rows: list[dict[str, object]] = []
     for row, image in enumerate(useful[:_VIEWED_IMAGES]):
         index = int(scores.auroc[row].argmax())
+        shown = to_pixels(pixels[image : image + 1])[0]
         for name, patch in _tokens_to_show(views, share_BN[image]):
             labels.append(f"image {image}\nfilter {index}\n{name}")
-            line: list[Panel | None] = [
-                Panel(to_pixels(pixels[image : image + 1])[0], box=_box(patch, views.grids[0]))
-            ]
+            line: list[Panel | None] = [Panel(shown, box=_box(patch, views.grids[0]))]
             for level in levels:
-                token = 0 if patch is None else views.token_of(level, patch)
-                if patch is None and views.prefixes[max(level - 1, 0)] == 0:
-                    line.append(None)  # the class token has not joined yet
+                weights_N = _token_weights(views, image, level, patch)
+                if weights_N is None:
+                    line.append(None)
                     continue
-                weights_N = views.weights(level, token)[image]
-                view = views.view_of(image, level, token, index)
-                line.append(Panel(to_pixels(for_display(view)[None])[0], _effective(weights_N)))
+                line.append(_view_panel(views, image, level, patch, index, weights_N))
                 rows += _weight_rows(image, index, name, level, weights_N)
             panels.append(line)
     return Picture(
         name="views",
         title="Views from level to level",
-        caption=(
-            "What one filter's coordinate of a token stands for in the pixels: filter times pixels "
-            "of every patch, weighted by the token's row of the attention rollout (mean over "
-            "heads, skip connections as identity). Level 0 is the patch embedding, level n the "
-            "output of block n. Normalised pixels, negatives black, each panel over its maximum; "
-            "the box marks the token. Below: effective number of patches. Filter: the best for "
-            f"the image.{note}"
-        ),
+        caption=_VIEWS_CAPTION + note,
         figure=mosaic_figure(
             panels,
             columns=["input", *(f"level {level}" for level in levels)],
@@ -166,6 +163,24 @@ def _view_picture(
         ),
         rows=rows,
     )
+
+
+def _token_weights(views: DeepViews, image: int, level: int, patch: int | None) -> Tensor | None:
+    """The patches' shares (N,) in a patch's token; in the class token (None) once it has joined."""
+    if patch is None and views.prefixes[max(level - 1, 0)] == 0:
+        return None
+    return views.weights(level, _token(views, level, patch))[image]
+
+
+def _view_panel(
+    views: DeepViews, image: int, level: int, patch: int | None, index: int, weights_N: Tensor
+) -> Panel:
+    view = views.view_of(image, level, _token(views, level, patch), index)
+    return Panel(to_pixels(for_display(view)[None])[0], _effective(weights_N))
+
+
+def _token(views: DeepViews, level: int, patch: int | None) -> int:
+    return 0 if patch is None else views.token_of(level, patch)
 
 
 def _tokens_to_show(views: DeepViews, share_N: Tensor) -> list[tuple[str, int | None]]:

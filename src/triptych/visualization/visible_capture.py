@@ -126,12 +126,7 @@ def capture_visible(
     with ExitStack() as stack:
         taped = []
         for block in layout.blocks:
-            stage = plan.stages[block.stage]
-            reader = (
-                VisibleSwinReader(block, stage, lattice)
-                if isinstance(encoder, VisibleSwin)
-                else reader_of(block)
-            )
+            reader = _reader(encoder, block, plan.stages[block.stage], lattice)
             made = AttentionTape(reader, stack) if attention else None
             adds = block.block.get_submodule("drop_path2")
             taped.append((block, BlockTape(block, stack, norms=norms, adds=adds), made))
@@ -143,6 +138,14 @@ def capture_visible(
         )
     # What reads the latents reads those of the grid.
     return Capture(blocks, len(blocks), False, size, output)
+
+
+def _reader(
+    encoder: VisibleEncoder, block: BlockLayout, stage: StagePlan, lattice: Lattice
+) -> AttentionReader:
+    if isinstance(encoder, VisibleSwin):
+        return VisibleSwinReader(block, stage, lattice)
+    return reader_of(block)
 
 
 def attention_on_grid(block: BlockCapture) -> Tensor:

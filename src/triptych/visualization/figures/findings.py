@@ -14,14 +14,15 @@ from triptych.visualization.style import NEUTRAL, new_figure, styled
 Row = Mapping[str, object]
 VERDICT_COLOURS = {
     "holds": "#0072B2",
+    "holds also untrained": "#7B9FC4",
     "does not hold": "#D55E00",
     "cannot be asked": "#8A8A8A",
 }
 _LINE = 0.185
 _WRAP = 62
-# Left edges in inches: number, statement and quantity, verdict, value, wanted, paper.
-_COLUMNS = (0.1, 0.5, 5.0, 6.15, 8.55, 9.3)
-_WIDTH = 12.8
+# Left edges in inches: number, statement and quantity, verdict, value, untrained, wanted, paper.
+_COLUMNS = (0.1, 0.5, 5.0, 6.5, 8.85, 9.7, 10.45)
+_WIDTH = 13.9
 
 
 @styled
@@ -38,7 +39,7 @@ def findings_figure(rows: Sequence[Row], *, title: str = "") -> Figure:
     axes.set_xlim(0, _WIDTH)
     axes.set_ylim(height, 0)
     axes.text(_WIDTH / 2, 0.1, title, ha="center", va="top", fontsize=11)
-    heads = ("", "statement and number", "verdict", "mean (95 % interval)", "wanted",
+    heads = ("", "statement and number", "verdict", "mean (95 % interval)", "untrained", "wanted",
              "paper (ViT-B/16)")  # fmt: skip
     for left, head in zip(_COLUMNS, heads, strict=True):
         axes.text(left, 0.55, head, va="bottom", fontsize=8, color=NEUTRAL)
@@ -82,9 +83,11 @@ def _block(axes: Axes, block: Sequence[Row], top: float) -> None:
         ends = number_text(row["ci_low"]), number_text(row["ci_high"])
         interval = f"{found} ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else found
         colour = VERDICT_COLOURS[str(row["met"])]
-        for column, text in ((3, interval), (4, str(row["wanted"]))):
-            axes.text(_COLUMNS[column], at, text, va="top", fontsize=8, color=colour)
-        axes.text(_COLUMNS[5], at, "\n".join(textwrap.wrap(str(row["reference"]), 46)[:2]),
+        untrained = number_text(row["untrained"])
+        for column, text in ((3, interval), (4, untrained), (5, str(row["wanted"]))):
+            shade = NEUTRAL if column == 4 else colour
+            axes.text(_COLUMNS[column], at, text, va="top", fontsize=8, color=shade)
+        axes.text(_COLUMNS[6], at, "\n".join(textwrap.wrap(str(row["reference"]), 46)[:2]),
                   va="top", fontsize=7.5, color=NEUTRAL)  # fmt: skip
         for line in texts:
             axes.text(_COLUMNS[1] + 0.15, at, line, va="top", fontsize=8, color=NEUTRAL)

@@ -20,6 +20,8 @@ _OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=2.2, foreground="blac
 # With more heads than this a panel has no room for its numbers.
 _NUMBERED_HEADS = 12
 _LEAST_RADIUS = 2
+# Room for the names of layers, the colour bar and the title, in inches.
+_LEFT, _RIGHT, _TOP = 2.1, 1.0, 0.45
 
 
 @styled
@@ -43,10 +45,7 @@ def kernels_figure(kernels: Mapping[str, PositionKernels], *, title: str = "") -
     columns = max(len(one.weights) for one in kernels.values())
     side = 1.25 if columns <= 6 else 0.95 if columns <= _NUMBERED_HEADS else 0.62
     numbered = columns <= _NUMBERED_HEADS
-    figure = new_figure(
-        max(side * columns, 3.0) + 2.9, (side + (0.42 if numbered else 0.16)) * len(kernels) + 0.7
-    )
-    grid = figure.subplots(len(kernels), columns, squeeze=False)
+    figure, grid = _sheet(len(kernels), columns, side, 0.42 if numbered else 0.16)
     scale = PowerNorm(0.5, 0, max(float(one.weights.max()) for one in kernels.values()))
     maps = []
     for row, (layer, one) in zip(grid, kernels.items(), strict=True):
@@ -60,13 +59,42 @@ def kernels_figure(kernels: Mapping[str, PositionKernels], *, title: str = "") -
         row[0].set_ylabel(place, rotation=0, ha="right", va="center", fontsize=8)
     drawn = next((one for one in maps if one is not None), None)
     if drawn is not None:
-        panels = [axes for axes in grid.ravel() if axes.figure is not None]
-        tall = min(1.0, 4.5 / figure.get_figheight())
-        bar = figure.colorbar(drawn, ax=panels, fraction=0.04, shrink=tall, aspect=25, pad=0.02)
-        bar.set_label("share of a token (square-root scale)")
+        _scale_bar(figure, drawn)
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _sheet(rows: int, columns: int, side: float, below: float) -> tuple[Figure, np.ndarray]:
+    """Panels of ``side`` inches with ``below`` inches under each.
+
+    All sizes are known here; a layout engine would find the same ones in half a second.
+    """
+    width, height = max(side * columns, 3.0) + _LEFT + _RIGHT, (side + below) * rows + _TOP + 0.25
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    grid = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": _LEFT / width,
+            "right": 1 - _RIGHT / width,
+            "top": 1 - _TOP / height,
+            "bottom": (below + 0.25) / height,
+            "wspace": 0.12,
+            "hspace": below / side,
+        },
+    )
+    return figure, grid
+
+
+def _scale_bar(figure: Figure, drawn: AxesImage) -> None:
+    width, height = figure.get_size_inches()
+    tall = min(0.8 * height, 4.5)
+    place = (1 - (_RIGHT - 0.15) / width, 0.5 - tall / 2 / height, 0.14 / width, tall / height)
+    bar = figure.colorbar(drawn, cax=figure.add_axes(place))
+    bar.set_label("share of a token (square-root scale)")
 
 
 def _panel(
