@@ -147,7 +147,7 @@ def test_take():
         ),
         (
             ImageSpec(ImageSource.image_folder, 32),
-            "image_folder needs root, the folder that holds train/ and val/",
+            "image_folder needs root, the folder of the training and test images",
         ),
     ],
 )

@@ -53,13 +53,19 @@ def test_another_norm_is_handed_through(vit, forward):
     assert propagate_relevance(vit, forward["x"]).attribution().shape == (2, 64)
 
 
+def test_what_no_product_is_above_0_for_gets_lost():
+    layer = nn.Linear(2, 1, bias=False)
+    nn.init.constant_(layer.weight, -1.0)
+    assert not through_linear(layer, torch.ones(1, 2), torch.ones(1, 1)).any()
+
+
 def test_rules_keep_the_sum_of_relevance():
     generator = torch.Generator().manual_seed(0)
-    layer = nn.Linear(6, 5, bias=False)
-    x, y = torch.randn(2, 3, 6, generator=generator), torch.rand(2, 3, 6, generator=generator)
+    layer = nn.Linear(60, 5, bias=False)  # so many that none has only products below 0
+    x = torch.randn(2, 3, 60, generator=generator)
     relevance = torch.rand(2, 3, 5, generator=generator)
     torch.testing.assert_close(through_linear(layer, x, relevance).sum(), relevance.sum())
-    own, x, y = torch.rand(2, 3, 6, generator=generator), x.abs() + 0.1, y + 0.1
+    own, x, y = (torch.rand(2, 3, 6, generator=generator) + 0.1 for _ in range(3))
     first, second = through_sum(x, y, own)
     torch.testing.assert_close((first + second).sum((1, 2)), own.sum((1, 2)))
     torch.testing.assert_close(through_copies(x, own, own), 2 * own)

@@ -55,8 +55,8 @@ class PropagatedRelevance:
         return _composed([(own * grad).clamp_min(0).mean(1) for own, grad in pairs])
 
     def rollout(self) -> Tensor:
-        """The same without gradients, negative relevance included."""
-        return _composed([own.mean(1) for own in self.attention])
+        """The same of positive relevance without gradients."""
+        return _composed([own.clamp_min(0).mean(1) for own in self.attention])
 
     def of_block(self, index: int) -> Tensor:
         """Mean over heads of the positive relevance of one block, row of the class token."""
