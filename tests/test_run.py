@@ -73,7 +73,6 @@ def test_pictures_and_their_numbers_are_there(done: Any) -> None:
         "attention_distance",
         "token_variation",
         "class_relevance",
-        "dtn_kernels",
     }
     seconds, trained = record["timings"]["visualize"], record["metrics"]["time/total"]["value"]
     assert record["metrics"]["time/visualize"] == {"value": seconds, "unit": "s"}

@@ -70,7 +70,8 @@ def make_pictures(
     if config.pretrain.name.trains:
         weights = pretrain_stage(config).folder / WEIGHTS
         pictures.insert(0, reconstruction(config, data, images, weights))
-    pictures += dtn_gallery(model, dtn_table(_curves(config)), brief=not full)
+    if full:
+        pictures += dtn_gallery(model, dtn_table(_curves(config)))
     pictures += examination_pictures(config, data)
     if not classes:
         pictures = [one for one in pictures if one.name not in OF_A_CLASS]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -73,6 +75,32 @@ def test_failed_cell_is_named_and_the_others_finish(sweep: tuple[Path, list[str]
         if record["status"] == "failed":
             assert "NonFiniteError: the gradient of step" in record["message"]
             assert record["cell"] in harmed.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_cells_stop_with_their_launcher(
+    number: signal.Signals, toy_options: list[str], tmp_path: Path
+) -> None:
+    options = ["-m", *toy_options, f"output_dir={tmp_path}", "study=s", "seed=0,1"]
+    options += ["task.epochs=100000", "measure=none", "visualize=none", "logger=none"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "triptych", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.rglob("last.ckpt"))) < 2:
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    launcher.send_signal(number)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 130
+    assert "interrupted; give the same command again to go on." in said
+    records = [read_json(path) for path in tmp_path.glob("s/runs/*/record.json")]
+    assert [record["status"] for record in records] == ["preempted"] * 2
 
 
 def test_illegal_cell_is_refused_before_any_starts(tmp_path: Path) -> None:

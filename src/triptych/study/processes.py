@@ -9,14 +9,17 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import FrameType
 
 from triptych.composition import to_plain
 from triptych.config import RunConfig
@@ -120,7 +123,7 @@ def run_cells(configs: list[RunConfig], *, jobs: int, display: Display) -> list[
     """Run what is missing of ``configs`` and return every cell with its outcome.
 
     Raises:
-        KeyboardInterrupt: after the running cells have saved where they were.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the running cells have saved where they were.
     """
     cells = [Cell(config) for config in configs]
     write_manifest(study_folder(configs[0]), [cell.name for cell in cells])
@@ -128,7 +131,7 @@ def run_cells(configs: list[RunConfig], *, jobs: int, display: Display) -> list[
         record = read_record(cell.folder)
         if record is not None and record["status"] == "done":
             cell.status, cell.message = Status.done, "already done"
-    with display:
+    with display, _terminated_as_interrupted():
         try:
             _measure_first(cells, display)
             while any(cell.status in (Status.waiting, Status.running) for cell in cells):
@@ -143,6 +146,23 @@ def run_cells(configs: list[RunConfig], *, jobs: int, display: Display) -> list[
             raise
         display.show([cell.view() for cell in cells], jobs)
     return cells
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM, which clusters send, for Ctrl-C: else cells would go on without a launcher."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _measure_first(cells: list[Cell], display: Display) -> None:

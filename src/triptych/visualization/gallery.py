@@ -40,6 +40,7 @@ __all__ = [
     "save_pictures",
 ]
 
+BRIEF_IMAGES = 4
 _RECONSTRUCTION_CAPTION = (
     "Input, what the model saw (hidden mask units in grey), its prediction pasted into the "
     "hidden units, the target, and the absolute error averaged over channels where pixels "
@@ -83,11 +84,15 @@ def brief_gallery(
 ) -> list[Picture]:
     """What costs little to draw and says most: about half a second for small images on a CPU.
 
-    ``class_relevance`` (with rollout as its first map), or ``rollout`` where ``classes`` is false
-    because the model predicts none; ``attention_distance`` and ``token_variation``.
+    ``class_relevance`` (with rollout as its first map) of the first images, or ``rollout`` where
+    ``classes`` is false because the model predicts none; ``attention_distance`` and
+    ``token_variation`` of all.
     """
+    few = slice(BRIEF_IMAGES)
     return [
-        relevance_gallery(model, images, pixels) if classes else _rollout_picture(captured, pixels),
+        relevance_gallery(model, images[few], pixels[few])
+        if classes
+        else _rollout_picture(captured, pixels),
         _distance_picture(captured),
         _variation_picture(token_magnitudes(captured)),
     ]
