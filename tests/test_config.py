@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from triptych.composition import groups, to_plain, to_run_config
 from triptych.config import RunConfig
-from triptych.hydra_app import compose_run
+from triptych.hydra_app import compose_run, swept_by_study
 from triptych.paths import CONF, EXPERIMENTS
 from triptych.stages import cell_key, cell_name, pretrain_stage, task_stage
 
@@ -70,6 +70,8 @@ def test_every_study_composes_in_all_its_cells(study: Path) -> None:
     first = [f"{key}={str(values).split(',')[0]}" for key, values in grid.items()]
     config = compose_run([f"+{name}=study", *first])
     assert config.study == name
+    asked = [f"+{name}=study"]
+    assert compose_run([*asked, *swept_by_study(asked)]) == config  # what `make experiment` checks
     for line in ("Claim:", "Command:", "Hardware:", "Minutes:", "Expected:"):
         assert line in study.read_text()
 

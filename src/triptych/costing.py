@@ -206,4 +206,4 @@ def _mim_loss(model: nn.Module, batch: Any) -> Tensor:
 def _encode(model: nn.Module, batch: Any) -> Tensor:
     assert isinstance(model, MaskedImageModel)
     images, masks, _turn, _order = batch
-    return model.encoder(images, masks[0])  # type: ignore[operator]
+    return model.encoder(images, masks[0])

@@ -55,6 +55,16 @@ def first_choices(arguments: list[str]) -> list[str]:
     return chosen
 
 
+def swept_by_study(overrides: list[str]) -> list[str]:
+    """The first choice of each sweep of a study's own that ``overrides`` leave as it is."""
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=overrides, return_hydra_config=True)
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    params = composed.hydra.sweeper.get("params") or {}
+    return first_choices([f"{key}={params[key]}" for key in params if key not in given])
+
+
 def hydra_run(arguments: list[str]) -> None:
     """One run, or with ``-m`` a sweep.
 
@@ -64,8 +74,9 @@ def hydra_run(arguments: list[str]) -> None:
     register_schema()
     if not any(flag in arguments for flag in HYDRA_FLAGS):
         try:
-            compose_run(first_choices(arguments))
-        except HydraException as error:
+            chosen = first_choices(arguments)
+            compose_run([*chosen, *swept_by_study(chosen)])
+        except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error)) from error
         GlobalHydra.instance().clear()
     sys.argv = [sys.argv[0], *arguments]

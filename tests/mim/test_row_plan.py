@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def visible_tokens(plans, units=7, side=8, seed=0):
-    """Tokens (P, T) of a grid whose mask units are ``side`` tokens wide, and their numbers."""
+    """Numbers (P, N) of the visible tokens on a grid whose units are ``side`` tokens wide."""
     mask = random_unit_mask(units**2, 0.75, plans, generator=torch.Generator().manual_seed(seed))
     visible = (~mask).numpy().reshape(plans, units, units)
     visible = visible.repeat(side, 1).repeat(side, 2).reshape(plans, -1)
-    return visible, np.nonzero(visible)[1].reshape(plans, -1)
+    return np.nonzero(visible)[1].reshape(plans, -1)
 
 
 def windows_of_rows(rows):
@@ -36,8 +36,8 @@ def windows_of_rows(rows):
 @pytest.mark.parametrize("shift", [0, 3])
 def test_every_window_is_in_one_row(grouping, plans, shift):
     lattice = window_lattice((56, 56), (7, 7), (shift, shift), Lattice.published)
-    visible, tokens = visible_tokens(plans)
-    rows = pack_rows(lattice, visible, tokens, 96, grouping)
+    tokens = visible_tokens(plans)
+    rows = pack_rows(lattice, tokens, 96, grouping)
     windows = windows_of_rows(rows)
     assert sum(map(len, windows)) == len(set().union(*windows))
     slots = rows.slots
@@ -57,8 +57,8 @@ def test_published_rows_are_those_of_the_released_code(shift, side, grid, monkey
 
     lattice = window_lattice((grid, grid), (7, 7), (shift, shift), Lattice.published)
     for seed in range(5):
-        visible, tokens = visible_tokens(1, side=side, seed=seed)
-        rows = pack_rows(lattice, visible, tokens, 96, Grouping.published)
+        tokens = visible_tokens(1, side=side, seed=seed)
+        rows = pack_rows(lattice, tokens, 96, Grouping.published)
         coordinates = torch.from_numpy(np.stack((tokens[0] // grid, tokens[0] % grid), 1))
         groups = plan_groups(coordinates, 7, shift)
         assert rows.window.shape == groups.tokens.shape
@@ -73,9 +73,9 @@ def test_bucketed_shapes_hardly_change():
     lattice = window_lattice((56, 56), (7, 7), (3, 3), Lattice.published)
     shapes = {grouping: set() for grouping in Grouping}
     for seed in range(60):
-        visible, tokens = visible_tokens(4, seed=seed)
+        tokens = visible_tokens(4, seed=seed)
         for grouping, seen in shapes.items():
-            seen.add(tuple(pack_rows(lattice, visible, tokens, 96, grouping).window.shape))
+            seen.add(tuple(pack_rows(lattice, tokens, 96, grouping).window.shape))
     assert len(shapes[Grouping.bucketed]) <= 3
     assert len(shapes[Grouping.bucketed]) < len(shapes[Grouping.cheapest])
     assert {capacity for _, capacity in shapes[Grouping.bucketed]} == {56}

@@ -6,7 +6,7 @@ Shapes: B batch, L mask units in row-major order, M hidden units of the whole ba
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -47,12 +47,14 @@ class MaskedImageModel(nn.Module):
     """Predicts the pixels of hidden mask units.
 
     Attributes:
+        encoder: holds the backbone.
         unit: side of a mask unit in pixels.
         unit_grid: mask units (down, across).
         norm_pixels: whether each unit's pixels are normalised to form the target.
         needs_order: whether ``forward`` needs the rank of each unit's noise.
     """
 
+    encoder: Any  # a module that holds the backbone; each kind of model has its own
     unit: int
     unit_grid: Pair
     norm_pixels: bool
@@ -61,7 +63,7 @@ class MaskedImageModel(nn.Module):
     @property
     def backbone(self) -> nn.Module:
         """The backbone that was given, the very same module."""
-        raise NotImplementedError
+        return self.encoder.backbone
 
     def hide(self, noise_BL: Tensor, ratio: float) -> Tensor:
         """Masks bool (B, L), True = hidden, from uniform noise: a ``ratio`` of the units.
@@ -73,7 +75,7 @@ class MaskedImageModel(nn.Module):
 
     def plan(self, mask: Tensor) -> MaskPlan | None:
         """What can be worked out from ``mask`` on the CPU before a step; None if nothing."""
-        raise NotImplementedError
+        return None
 
     def forward(
         self,
@@ -155,11 +157,6 @@ class VisibleUnitModel(MaskedImageModel):
         )
         self.needs_order = self.decoder.order is LatentOrder.published
 
-    @property
-    def backbone(self) -> nn.Module:
-        """See :class:`MaskedImageModel`."""
-        return self.encoder.backbone
-
     def plan(self, mask: Tensor) -> MaskPlan:
         """See :meth:`triptych.mim.encoder.VisibleEncoder.plan`."""
         return self.encoder.plan(mask)
@@ -172,8 +169,6 @@ class VisibleUnitModel(MaskedImageModel):
         ids_restore: Tensor | None = None,
     ) -> MIMOutput:
         """See :meth:`MaskedImageModel.forward`."""
-        if self.needs_order and ids_restore is None:
-            raise ValueError("order='published' places latents by ids_restore; it is missing")
         if plan is None:
             plan = self.encoder.plan(mask, (int(images.shape[2]), int(images.shape[3])))
         plan = plan.to(images.device)
@@ -248,15 +243,6 @@ class SimMIM(MaskedImageModel):
         self.norm_pixels = norm_pixels
         layout = layout_of(backbone)
         self.head = PixelShuffleHead(layout.features, self.encoder.stride, layout.channels)
-
-    @property
-    def backbone(self) -> nn.Module:
-        """See :class:`MaskedImageModel`."""
-        return self.encoder.backbone
-
-    def plan(self, mask: Tensor) -> None:
-        """Nothing: every token is computed."""
-        return
 
     def forward(
         self,

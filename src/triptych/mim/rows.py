@@ -103,15 +103,14 @@ class WindowRows:
 
 def pack_rows(
     lattice: WindowLattice,
-    visible_PT: np.ndarray,
     tokens_PN: np.ndarray,
     channels: int,
     grouping: Grouping = Grouping.cheapest,
 ) -> WindowRows:
     """Lay the visible tokens into rows for one lattice.
 
-    ``tokens_PN`` numbers the tokens that ``visible_PT`` marks. Windows of all samples are packed
-    together, so a row may hold windows of several samples; not so in the published grouping.
+    ``tokens_PN`` are their numbers on the grid. Windows of all samples are packed together, so a
+    row may hold windows of several samples; not so in the published grouping.
     """
     plans, tokens = tokens_PN.shape
     token, window, number = _by_window(lattice, tokens_PN)

@@ -185,7 +185,6 @@ def _plan_stage(
     rows = {
         (window, shift): pack_rows(
             window_lattice(stage.grid, window, shift, lattice),
-            visible_PT,
             tokens_PN,
             stage.channels,
             grouping,

@@ -130,11 +130,6 @@ class UniformMIM(MaskedImageModel):
         values = self.unit**2 * layout.channels
         self.decoder = TransformerDecoder(None, self.unit_grid, values, settings)
 
-    @property
-    def backbone(self) -> nn.Module:
-        """See :class:`MaskedImageModel`."""
-        return self.encoder.backbone
-
     def hide(self, noise_BL: Tensor, ratio: float = HIDDEN) -> Tensor:
         """Hide all but the cell with the least noise of each two by two.
 
@@ -147,10 +142,6 @@ class UniformMIM(MaskedImageModel):
         least = blocks_BRS4.argmin(3, keepdim=True)
         mask = torch.ones(blocks_BRS4.shape, dtype=torch.bool, device=noise_BL.device)
         return _cells(mask.scatter_(3, least, False))
-
-    def plan(self, mask: Tensor) -> None:
-        """Nothing: the small image is dense."""
-        return
 
     def forward(
         self,
