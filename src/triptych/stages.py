@@ -34,6 +34,8 @@ LATER = (
     *("run", "weights", "photographs"),
     *("neighbours", "temperature", "regularization", "corruptions", "severities"),
     *("test_images", "test_sizes", "corrupted_root"),
+    *("short_side", "long_side", "training_sides", "annotations", "folders"),
+    "detector",
 )
 # What of the data group changes no image.
 UNSEEN = ("workers", "download", "expected_classes", "expected_train", "expected_test")
@@ -99,7 +101,8 @@ def norm_parts(norm: NormConfig) -> dict[str, Any]:
 def data_parts(config: RunConfig) -> dict[str, Any]:
     """What of the data group changes the images: not how many workers read them."""
     plain = training_parts(config.data)
-    return {key: value for key, value in plain.items() if key not in UNSEEN}
+    kept = {key: value for key, value in plain.items() if key not in UNSEEN}
+    return kept | ({"composition": 2} if config.data.name is DataName.scenes else {})
 
 
 def trainer_parts(config: RunConfig) -> dict[str, Any]:

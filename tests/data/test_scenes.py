@@ -40,7 +40,9 @@ def test_a_scene_is_what_it_says(items: RawImages, index: int, size: int, most: 
         assert mask[top:bottom, left:right].sum() == mask.sum()
         edges = (mask[top], mask[bottom - 1], mask[:, left], mask[:, right - 1])
         assert all(bool(edge.any()) for edge in edges)
-    assert scene.label in scene.classes
+    longest = [max(right - left, bottom - top) for left, top, right, bottom in scene.boxes.tolist()]
+    assert scene.label == scene.classes[0]
+    assert longest[0] == max(longest)
 
 
 def test_a_scene_depends_on_split_and_number_alone(items: RawImages) -> None:
@@ -94,6 +96,7 @@ def test_scenes_are_a_data_set_whose_test_items_are_unseen() -> None:
     [
         ({"objects": (3, 2)}, r"a scene needs 1 to 254 objects, got \(3, 2\)"),
         ({"scale": (0.5, 1.5)}, r"the scale must rise within \(0, 1\]"),
+        ({"main": (0.3, 0.5)}, r"main object's scale must rise within \(0, 1\] above the others"),
         ({"size": 8, "scale": (0.2, 0.4)}, "items of 0.2 of 8 pixels are too small"),
     ],
 )

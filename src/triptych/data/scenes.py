@@ -32,14 +32,16 @@ class SceneSettings:
     Attributes:
         size: canvas (S, S) in pixels.
         objects: fewest and most objects.
-        scale: least and largest side of an item, as a share of the canvas.
+        main: least and largest side of the main object, the first, as a share of the canvas.
+        scale: the same of the others; it ends below ``main``.
         overlap: largest share of the smaller box that another box may cover.
         clutter: brightest background, 0 to 255; it is smooth noise.
     """
 
     size: int = 64
     objects: tuple[int, int] = (2, 4)
-    scale: tuple[float, float] = (0.35, 0.6)
+    main: tuple[float, float] = (0.5, 0.7)
+    scale: tuple[float, float] = (0.25, 0.4)
     overlap: float = 0.15
     clutter: int = 60
 
@@ -50,6 +52,11 @@ class SceneSettings:
             raise ValueError(f"a scene needs 1 to 254 objects, got {self.objects}")
         if not 0 < smallest <= largest <= 1:
             raise ValueError(f"the scale must rise within (0, 1], got {self.scale}")
+        if not largest < self.main[0] <= self.main[1] <= 1:
+            raise ValueError(
+                f"the main object's scale must rise within (0, 1] above the others' {largest}, "
+                f"got {self.main}"
+            )
         if round(self.size * smallest) < SMALLEST:
             raise ValueError(f"items of {smallest} of {self.size} pixels are too small to be seen")
 
@@ -86,8 +93,8 @@ class Scene:
 
     @property
     def label(self) -> int:
-        """Class of the object of which most is seen; the first of equals."""
-        return self.classes[int(self.masks.sum((1, 2)).argmax())]
+        """Class of the main object, which is the first and the largest."""
+        return self.classes[0]
 
 
 def compose_scene(
@@ -111,7 +118,8 @@ def compose_scene(
     classes: list[int] = []
     for number in range(random.integers(settings.objects[0], settings.objects[1] + 1)):
         choice = int(random.integers(len(items.labels)))
-        side = round(settings.size * random.uniform(*settings.scale))
+        scale = settings.scale if number else settings.main
+        side = round(settings.size * random.uniform(*scale))
         ink = _cut_out(items.images[choice, 0], side)
         place = _free_place(ink.shape, boxes, settings, random)
         while place is None and number < settings.objects[0] and side > SMALLEST:
@@ -129,11 +137,8 @@ def compose_scene(
     return Scene(image[None], instances, tuple(classes))
 
 
-def scene_images(
-    items: RawImages, split: str, count: int, settings: SceneSettings | None = None
-) -> RawImages:
-    """``count`` scenes as classified images; the label is :attr:`Scene.label`."""
-    scenes = [compose_scene(items, split, index, settings) for index in range(count)]
+def scene_images(scenes: list[Scene]) -> RawImages:
+    """Scenes as classified images; the label is :attr:`Scene.label`."""
     images = torch.stack([scene.image for scene in scenes])
     return RawImages(images, torch.tensor([scene.label for scene in scenes]))
 
