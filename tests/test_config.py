@@ -28,6 +28,19 @@ BESIDE = {
     "data/imagenet_c": ["task=robustness", "data.root=/nowhere", "data.corrupted_root=/nowhere"],
     **{f"data/{name}": [*LOOKING, "data.root=/nowhere"] for name in ("voc_2009", "voc_2012")},
     **{f"data/{name}": LOOKING for name in ("default", "photographs")},
+    **{
+        f"data/{name}": ["data.root=/nowhere", "task=detection"]
+        for name in ("coco", "coco_folder", "coco_multiscale")
+    },
+    **{
+        f"task/{name}": ["data=scenes"]
+        for name in (
+            "detection",
+            "detection_retinanet_1x",
+            "detection_mask_rcnn_1x",
+            "detection_mask_rcnn_3x",
+        )
+    },
     "task/visualization": ["task.weights=untrained"],
     "trainer/gpu": ["trainer.accelerator=gpu"],
     "pretrain/mae": ["backbone=vit_nano"],

@@ -16,6 +16,10 @@ from triptych.backbones.sequence import build_sequence_classifier
 from triptych.choices import DataName, NormName, PretrainName
 from triptych.config import BackboneConfig, NormConfig, PretrainConfig, RunConfig, TaskConfig
 from triptych.data.augmentation import Augmentation
+from triptych.data.canvas import ResizeRule
+from triptych.data.coco import CocoPlaces
+from triptych.data.detection import DetectionData
+from triptych.data.detection_sources import CocoSpec, load_coco, load_detection_scenes
 from triptych.data.imagenet_c import validation_images
 from triptych.data.images import ImageData, ImageSource, ImageSpec, load_images
 from triptych.data.listops import VOCABULARY, ListOpsSpec
@@ -44,6 +48,30 @@ def load_data(config: RunConfig) -> ImageData | SequenceData:
     if data.name is DataName.imagenet_c and config.task.checkpoint is not None:
         return validation_images(spec)
     return load_images(spec, seed=derive_seed(config.seed, "augmentation"))
+
+
+def load_detection(config: RunConfig) -> DetectionData:
+    """The images with objects of ``task=detection``; scenes are those of :func:`load_data`.
+
+    How a training image looks in an epoch depends on the seed of whoever samples it, see
+    :class:`triptych.data.detection_samples.DetectionSamples`.
+    """
+    data = config.data
+    if data.name is not DataName.coco:
+        return load_detection_scenes(image_spec(config))
+    return load_coco(
+        CocoSpec(
+            root=Path(data.root or ""),
+            canvas=data.image_size,
+            resize=ResizeRule(data.short_side, data.long_side, data.training_sides),
+            flip=data.flip,
+            channels=data.channels,
+            places=CocoPlaces(
+                data.annotations[0], data.folders[0], data.annotations[1], data.folders[1]
+            ),
+            expected=(data.expected_classes, data.expected_train, data.expected_test),
+        )
+    )
 
 
 def image_spec(config: RunConfig) -> ImageSpec:

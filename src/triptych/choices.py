@@ -128,11 +128,17 @@ class DataName(StrEnum):
     listops = "listops"
     listops_short = "listops_short"
     default = "default"
+    coco = "coco"
 
     @property
     def holds_sequences(self) -> bool:
         """Whether it holds token sequences, not images."""
         return self in (DataName.listops, DataName.listops_short)
+
+    @property
+    def holds_objects(self) -> bool:
+        """Whether what its images show is known, with boxes, classes and masks."""
+        return self in (DataName.coco, DataName.scenes)
 
     @property
     def trains(self) -> bool:
@@ -195,6 +201,7 @@ class TaskName(StrEnum):
     robustness = "robustness"
     perturbation = "perturbation"
     resolution = "resolution"
+    detection = "detection"
 
     @property
     def probes(self) -> bool:
@@ -209,6 +216,12 @@ class TaskName(StrEnum):
     @property
     def trains(self) -> bool:
         return self is not TaskName.visualization
+
+
+class DetectorKind(StrEnum):
+    retinanet = "retinanet"
+    faster_rcnn = "faster_rcnn"
+    mask_rcnn = "mask_rcnn"
 
 
 class Weights(StrEnum):

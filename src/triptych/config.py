@@ -14,7 +14,6 @@ from omegaconf import MISSING
 from triptych.choices import (
     Accelerator,
     ClassToken,
-    DataName,
     DecoderOrder,
     DtnForm,
     DtnInit,
@@ -27,7 +26,6 @@ from triptych.choices import (
     NormName,
     Precision,
     PretrainName,
-    SceneItems,
     Schedule,
     Strategy,
     TaskName,
@@ -36,6 +34,8 @@ from triptych.choices import (
     WandbMode,
     Weights,
 )
+from triptych.config_data import DataConfig
+from triptych.config_detector import PLAIN_DETECTOR, DetectorConfig
 
 
 class ConfigError(ValueError):
@@ -132,51 +132,6 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Images, their split and their augmentation; or token sequences.
-
-    ``min_length`` to ``test_sequences`` belong to ListOps, see
-    :class:`triptych.data.listops.ListOpsSpec`; all but ``workers`` and ``root`` of the others
-    belong to images. ``expected_…``: refuse image files in other numbers than these.
-    ``shuffle_blocks``: read neighbours in blocks of so many, and mix some blocks at a time.
-    ``photographs``: names of scikit-image's photographs, or of files in ``root``; all of them (of
-    scikit-image's, three) where it is empty. ``data=default`` is what ``task=visualization`` looks
-    at where nothing is said, see :func:`triptych.subject.settle`.
-    """
-
-    name: DataName = MISSING
-    image_size: int = 32
-    channels: int = 1
-    root: str | None = None
-    download: bool = False
-    train_fraction: float = 1.0
-    test_fraction: float = 0.2
-    workers: int = 0
-    crop_padding: int = 0
-    flip: float = 0.0
-    random_resized_crop: tuple[float, float] | None = None
-    rand_augment: str | None = None
-    color_jitter: float = 0.0
-    erasing: float = 0.0
-    synthetic_images: int = 256
-    synthetic_classes: int = 10
-    scenes: int = 5000
-    scene_items: SceneItems = SceneItems.mnist_5k
-    min_length: int = 500
-    max_length: int = 2000
-    max_depth: int = 10
-    max_args: int = 10
-    train_sequences: int = 96000
-    test_sequences: int = 2000
-    expected_classes: int | None = None
-    expected_train: int | None = None
-    expected_test: int | None = None
-    shuffle_blocks: int = 0
-    photographs: tuple[str, ...] = ()
-    corrupted_root: str | None = None
-
-
-@dataclass(frozen=True)
 class TaskConfig:
     """Supervised training; learning rates are for 256 images and scale with the batch.
 
@@ -195,7 +150,8 @@ class TaskConfig:
     ``regularization``. ``task=robustness`` (``corruptions``, all fifteen where it is empty, and
     ``severities``), ``perturbation`` and ``resolution`` (``test_sizes``) examine the classifier
     that ``task=classification`` trains with the same keys, or the one in ``checkpoint``, on
-    ``test_images`` test images, a stratified part, or on all.
+    ``test_images`` test images, a stratified part, or on all. ``detector`` belongs to
+    ``task=detection``.
     """
 
     name: TaskName = MISSING
@@ -229,6 +185,7 @@ class TaskConfig:
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     test_images: int | None = None
     test_sizes: tuple[int, ...] = ()
+    detector: DetectorConfig = PLAIN_DETECTOR
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from triptych.assembly import build_masked_model, build_model, load_data
-from triptych.choices import Grouping
+from triptych.assembly import build_masked_model, build_model
+from triptych.choices import Grouping, TaskName
 from triptych.composition import to_plain, to_run_config
 from triptych.config import RunConfig
 from triptych.data.listops import PAD, VOCABULARY
+from triptych.detector_assembly import load_run_data, put_detector
 from triptych.legality import check
 from triptych.measure import Candidate, Cost, measure_interleaved, timing_lock
 from triptych.mim import MaskedImageModel, sample_noise
@@ -42,6 +43,7 @@ UNITS = {
     "peak_memory": "MiB",
     "saved_for_backward": "MiB/image",
 }
+OBJECTS = 3
 OF_TRAINING = ("train_throughput", "peak_memory", "saved_for_backward")
 
 
@@ -76,6 +78,8 @@ class CostItem:
         }
         if config.data.name.holds_sequences:
             parts["length"] = config.data.max_length
+        if config.task.name is TaskName.detection and self.role == "task":
+            parts["detector"] = to_plain(config.task.detector)
         if self.role == "pretrain":
             parts["pretrain"] = {key: pretrain[key] for key in shape + decoder}
         root = Path(config.output_dir) / "stages"
@@ -121,7 +125,7 @@ def measure_file(path: Path) -> None:
         check(config)
         data = str(to_plain(config.data))
         if data not in classes:
-            classes[data] = load_data(config).num_classes
+            classes[data] = load_run_data(config).num_classes
         for item in items(config, classes[data]):
             if item.stage().done() is None:
                 missing.setdefault(item.stage().key, item)
@@ -159,6 +163,10 @@ def candidate(item: CostItem) -> Candidate:
     batch = config.measure.batch_size
     images = _random_inputs(config).to(device)
     model = build_model(config, item.num_classes)
+    if item.role == "task" and config.task.name is TaskName.detection:
+        detector = put_detector(config, model, item.num_classes).to(device)
+        targets = _random_targets(config, item.num_classes, device)
+        return Candidate(detector, lambda: (images, targets), batch, _detection_loss, _predict)
     if item.role == "task":
         labels = (torch.arange(batch) % item.num_classes).to(device)
         return Candidate(model.to(device), lambda: (images, labels), batch, _classify, _predict)
@@ -185,6 +193,31 @@ def _random_inputs(config: RunConfig) -> Tensor:
     return torch.randn(
         (batch, data.channels, data.image_size, data.image_size), generator=generator
     )
+
+
+def _random_targets(config: RunConfig, classes: int, device: torch.device) -> list[dict[str, Any]]:
+    """Three objects in each image: as many as in a scene on average; COCO's have seven."""
+    side, generator = config.data.image_size, torch.Generator().manual_seed(0)
+    targets = []
+    for _ in range(config.measure.batch_size):
+        corners = torch.rand(OBJECTS, 2, generator=generator) * side / 2
+        sides = (0.25 + 0.25 * torch.rand(OBJECTS, 2, generator=generator)) * side
+        masks = torch.zeros(OBJECTS, side, side, dtype=torch.bool)
+        boxes = torch.cat((corners, corners + sides), 1)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[top:bottom, left:right] = True
+        labels = torch.arange(OBJECTS) % classes + 1
+        target = {"boxes": boxes, "labels": labels, "masks": masks}
+        targets.append({key: value.to(device) for key, value in target.items()})
+    return targets
+
+
+def _detection_loss(model: nn.Module, batch: Any) -> Tensor:
+    former = model.training
+    model.train()  # in evaluation there are answers and no losses
+    losses = model(*batch)
+    model.train(former)
+    return torch.stack(list(losses.values())).sum()
 
 
 def _classify(model: nn.Module, batch: Any) -> Tensor:

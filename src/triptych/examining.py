@@ -20,12 +20,15 @@ from triptych.assembly import build_model, load_data
 from triptych.choices import DataName, TaskName
 from triptych.config import ConfigError, RunConfig
 from triptych.data.corruptions.dataset import CorruptionCache
+from triptych.data.detection import DetectionData
 from triptych.data.imagenet_c import UnresizedImages, scan_imagenet_c
 from triptych.data.images import ImageData
 from triptych.data.memory import InMemoryImages, RawImages, resized
 from triptych.data.samples import ImageDataset
 from triptych.data.sequences import SequenceData
 from triptych.data.subset import LabelledPart
+from triptych.detecting import train_detector
+from triptych.detector_assembly import RunData
 from triptych.probing import train_probe
 from triptych.records import write_atomically
 from triptych.stages import classifier_config, task_stage
@@ -64,10 +67,10 @@ class Examination:
     remarks: list[str] = field(default_factory=list)
 
 
-def run_task(
-    config: RunConfig, data: ImageData | SequenceData, around: Surroundings
-) -> dict[str, Any]:
+def run_task(config: RunConfig, data: RunData, around: Surroundings) -> dict[str, Any]:
     """Do the run's task, or find it done; the notes hold seconds, metrics and perhaps tables."""
+    if isinstance(data, DetectionData):
+        return train_detector(config, data, around)
     if isinstance(data, SequenceData):
         return train_task(config, data, around)
     if config.task.name.probes:

@@ -35,7 +35,10 @@ def nearest(word: str, legal: list[str]) -> str:
 def _keys(prefix: str) -> list[str]:
     if prefix == "":
         return list(get_type_hints(RunConfig))
-    kind = groups().get(prefix)
+    group, *inner = prefix.split(".")
+    kind = groups().get(group)
+    for name in inner:
+        kind = get_type_hints(kind).get(name) if kind else None
     return list(get_type_hints(kind)) if kind else []
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from triptych.assembly import build_model
-from triptych.choices import Family, NormName
+from triptych.choices import Family, NormName, TaskName
 from triptych.composition import to_run_config
 from triptych.config import ConfigError, RunConfig
 from triptych.mim.weights import save_backbone
@@ -47,6 +47,11 @@ def export(run_folder: Path, path: Path, which: str = "task") -> str:
             "nothing was pre-trained in it."
         )
     _check_is_timms(config)
+    if which == "task" and config.task.name is TaskName.detection:
+        raise ConfigError(
+            f"{run_folder} trained a detector, which is none of timm's models; export pretrained, "
+            "or take the detector's own weights from the run's checkpoints/."
+        )
     state = load_file(weights)
     classes = next((len(state[key]) for key in CLASSIFIERS if key in state), 0)
     model = build_model(config, classes)

@@ -20,12 +20,20 @@ from triptych.assembly import (
 from triptych.choices import MergeOrder, PretrainName, Strategy, TaskName
 from triptych.companions import check_sharing, companions, end_with_the_run, say_ready
 from triptych.composition import to_run_config
-from triptych.config import DataConfig, PretrainConfig, RunConfig, TaskConfig
+from triptych.config import DataConfig, RunConfig
+from triptych.data.detection import DetectionData
 from triptych.data.images import ImageData
-from triptych.data.loading import ResumableLoader, make_loader
+from triptych.data.loading import ResumableLoader
 from triptych.data.samples import ImageDataset
 from triptych.data.sequences import ListOpsDataset, SequenceData
 from triptych.data.subset import LabelledPart
+from triptych.detector_assembly import (
+    RunData,
+    detection_samples,
+    load_run_data,
+    put_detector,
+)
+from triptych.loaders import shared_test_loader, train_loader
 from triptych.mim.weights import load_backbone
 from triptych.records import read_json
 from triptych.seeding import derive_seed
@@ -33,6 +41,8 @@ from triptych.stages import pretrain_stage
 from triptych.tasks.callbacks import Preempted
 from triptych.tasks.checkpoints import LAST, AtomicCheckpointIO
 from triptych.tasks.classification import ClassificationModule
+from triptych.tasks.detection import DetectionModule
+from triptych.tasks.detectors import backbone_of
 from triptych.tasks.dtn_callback import dtn_curves
 from triptych.tasks.fit import Fitted, fit
 from triptych.tasks.listops import ListOpsModule
@@ -44,8 +54,7 @@ from triptych.tasks.step_masks import MaskedImages, MaskPlanner
 
 BACKBONE = "backbone.safetensors"
 CURVES = "metrics.jsonl"
-TEST_BATCH = 256
-Module = PretrainingModule | ClassificationModule | ListOpsModule
+Module = PretrainingModule | ClassificationModule | ListOpsModule | DetectionModule
 
 
 @dataclass(frozen=True)
@@ -63,53 +72,6 @@ class Parts:
     module: Module
     train: ResumableLoader
     test: ResumableLoader | None
-
-
-def train_loader(
-    config: RunConfig,
-    stage: PretrainConfig | TaskConfig,
-    dataset: ImageDataset | ListOpsDataset,
-    share: Share,
-) -> ResumableLoader:
-    """Batches in an order that depends on the seed, the stage and the epoch alone."""
-    return make_loader(
-        dataset,
-        batch_size=min(stage.batch_size, len(dataset)),
-        seed=derive_seed(config.seed, "order", str(stage.name)),
-        shuffle=True,
-        drop_last=True,
-        max_batches=config.trainer.limit_batches,
-        num_workers=config.data.workers,
-        rank=share.rank,
-        world_size=share.world_size,
-        pieces=share.pieces,
-        repeats=stage.repeats if isinstance(stage, TaskConfig) else 1,
-        block=config.data.shuffle_blocks,
-    )
-
-
-def test_loader(config: RunConfig, dataset: ImageDataset | ListOpsDataset) -> ResumableLoader:
-    """Every test sample once."""
-    return shared_test_loader(config, dataset, Share())
-
-
-def shared_test_loader(
-    config: RunConfig, dataset: ImageDataset | ListOpsDataset, share: Share
-) -> ResumableLoader:
-    """Every test sample once, over all processes."""
-    batch = TEST_BATCH // share.world_size * share.world_size
-    # Each process needs a sample of the last batch too.
-    while 0 < len(dataset) % batch < share.world_size and batch > share.world_size:
-        batch -= share.world_size
-    return make_loader(
-        dataset,
-        batch_size=batch,
-        seed=0,
-        shuffle=False,
-        num_workers=config.data.workers,
-        rank=share.rank,
-        world_size=share.world_size,
-    )
 
 
 def pretraining_parts(config: RunConfig, data: ImageData, share: Share) -> Parts:
@@ -160,6 +122,24 @@ def task_parts(config: RunConfig, data: ImageData | SequenceData, share: Share) 
     return Parts(module, loader, shared_test_loader(config, data.test, share))
 
 
+def detection_parts(config: RunConfig, data: DetectionData, share: Share) -> Parts:
+    """The detector, its backbone with what pre-training gave it, and the images with objects."""
+    samples = detection_samples(config, data, training=True)
+    check_sharing(config, "task", config.task.batch_size, len(samples))
+    model = build_model(config, data.num_classes, drop_path=config.task.drop_path)
+    start_from_pretraining(config, model)
+    loader = train_loader(config, config.task, samples, share)
+    module = DetectionModule(
+        put_detector(config, model, data.num_classes),
+        data,
+        optimizer_settings(config.task, config.norm),
+        steps_per_epoch=len(loader) // share.pieces,
+        ema_decay=config.task.ema_decay,
+    )
+    test = shared_test_loader(config, detection_samples(config, data, training=False), share)
+    return Parts(module, loader, test)
+
+
 def task_module(
     config: RunConfig, model: nn.Module, steps_per_epoch: int, num_classes: int
 ) -> ClassificationModule | ListOpsModule:
@@ -205,7 +185,7 @@ def task_images(config: RunConfig, data: ImageData | SequenceData) -> ImageDatas
 
 def fit_stage(
     config: RunConfig,
-    data: ImageData | SequenceData,
+    data: RunData,
     stage: str,
     folder: Path,
     around: Surroundings,
@@ -232,7 +212,7 @@ def follow(path: Path) -> None:
     stage, folder = told["stage"], Path(told["folder"])
     torch.set_num_threads(config.trainer.threads)
     log = SilentLog(folder / CURVES, stage)
-    parts = _parts(config, load_data(config), stage, share)
+    parts = _parts(config, load_run_data(config), stage, share)
     say_ready(folder, share)
     try:
         _fit(config, parts, folder, share, log, lambda _: None)
@@ -240,7 +220,11 @@ def follow(path: Path) -> None:
         sys.exit(stop.exit_status)
 
 
-def _parts(config: RunConfig, data: ImageData | SequenceData, stage: str, share: Share) -> Parts:
+def _parts(config: RunConfig, data: RunData, stage: str, share: Share) -> Parts:
+    if stage == "task" and isinstance(data, DetectionData):
+        return detection_parts(config, data, share)
+    if isinstance(data, DetectionData):
+        data = load_data(config)
     if stage == "task":
         return task_parts(config, data, share)
     assert isinstance(data, ImageData)
@@ -258,6 +242,8 @@ def _fit(
     module = parts.module
     if isinstance(module, PretrainingModule):
         backbone: nn.Module = module.model.backbone
+    elif isinstance(module, DetectionModule):
+        backbone = backbone_of(module.evaluated)
     else:
         backbone = module.evaluated
     # What DTN holds cannot be read while it lies in pieces.

@@ -39,7 +39,7 @@ NAMES = {
     Family.reformer: "Reformer",
 }
 # The usual data of a table; others are asked where a task does without labels or images.
-FIRST_DATA = ("mnist_5k", "listops_short")
+FIRST_DATA = ("mnist_5k", "listops_short", "scenes")
 # Of other architectures the sites of the norms are not known.
 TIMM_EXAMPLE = "deit_tiny_patch16_224"
 

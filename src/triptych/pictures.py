@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from triptych.assembly import build_masked_model, build_model, image_spec
 from triptych.choices import TaskName, VisualizeLevel
 from triptych.config import RunConfig
+from triptych.data.detection import DetectionData
 from triptych.data.images import ImageData
 from triptych.data.probe import probe_set
 from triptych.data.samples import SampleKey
 from triptych.data.sequences import SequenceData
+from triptych.detection_pictures import detection_picture, shown_images
+from triptych.detector_assembly import RunData, put_detector
 from triptych.examination_pictures import examination_pictures
 from triptych.mim import restore_order, sample_noise
 from triptych.stages import pretrain_stage, task_stage
+from triptych.tasks.detectors import backbone_of
 from triptych.tasks.dtn_callback import dtn_table
 from triptych.tasks.metric_log import read_rows
 from triptych.training import CURVES, WEIGHTS
@@ -42,7 +46,7 @@ OF_A_CLASS = ("class_relevance",)
 
 
 def make_pictures(
-    config: RunConfig, data: ImageData | SequenceData, folder: Path
+    config: RunConfig, data: RunData, folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write the pictures of a run and return their entries and numbers for the record.
 
@@ -57,6 +61,8 @@ def make_pictures(
         trained.load_state_dict(load_file(task_stage(config).folder / WEIGHTS))
         learned = dtn_gallery(trained, dtn_table(_curves(config)))
         return save_pictures(learned, folder / FOLDER), {}
+    if isinstance(data, DetectionData):
+        return save_pictures(_of_detector(config, data), folder / FOLDER), {}
     images = data.test.__getitems__([SampleKey(0, i) for i in spread(config, data)]).images
     model = build_model(config, data.num_classes)
     model.load_state_dict(load_file(task_stage(config).folder / WEIGHTS))
@@ -81,6 +87,20 @@ def make_pictures(
         pictures += found.pictures
         numbers |= found.metrics
     return save_pictures(pictures, folder / FOLDER), numbers
+
+
+def _of_detector(config: RunConfig, data: DetectionData) -> list[Picture]:
+    """What it finds; what pre-training fills in; with ``full`` what DTN learned in its backbone."""
+    detector = put_detector(config, build_model(config, data.num_classes), data.num_classes)
+    detector.load_state_dict(load_file(task_stage(config).folder / WEIGHTS))
+    pictures = [detection_picture(config, data, detector)]
+    if config.pretrain.name.trains:
+        _, images = shown_images(config, data)
+        weights = pretrain_stage(config).folder / WEIGHTS
+        pictures.append(reconstruction(config, data, images, weights))
+    if config.visualize.level is VisualizeLevel.full:
+        pictures += dtn_gallery(backbone_of(detector), dtn_table(_curves(config)))
+    return pictures
 
 
 def _full(config: RunConfig, data: ImageData, model: nn.Module) -> FindingsGallery:
@@ -108,7 +128,9 @@ def spread(config: RunConfig, data: ImageData) -> list[int]:
 
 
 @torch.no_grad()
-def reconstruction(config: RunConfig, data: ImageData, images: Tensor, weights: Path) -> Picture:
+def reconstruction(
+    config: RunConfig, data: ImageData | DetectionData, images: Tensor, weights: Path
+) -> Picture:
     """What the masked image model in the file ``weights`` fills in; ``data`` trained it."""
     masked = build_masked_model(config, build_model(config, data.num_classes))
     load_model(masked, weights)

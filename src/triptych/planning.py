@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.assembly import load_data, optimizer_settings
+from triptych.assembly import load_data, load_detection, optimizer_settings
 from triptych.choices import Accelerator, DataName, Precision, Strategy, TaskName
 from triptych.companions import check_sharing, device_count
 from triptych.config import DataConfig, PretrainConfig, RunConfig, TaskConfig
@@ -25,8 +25,10 @@ GIB = 2**30
 BYTES_OF_A_WEIGHT = 4
 PROBE_IMAGES = 2
 IMAGENET = (1_281_167, 50_000, 1000)
+# Of the 118,287 training images those with an object.
+COCO = (117_266, 5_000, 80)
 # Tasks that train by gradient steps; probes and examinations ask what has been trained.
-TRAINED = (TaskName.classification, TaskName.listops)
+TRAINED = (TaskName.classification, TaskName.listops, TaskName.detection)
 WHOLE = {DataName.mnist_5k: 5000, DataName.digits: 1797}
 
 
@@ -88,6 +90,8 @@ def known_sizes(config: RunConfig) -> Sizes:
     ImageNet-1K.
     """
     data = config.data
+    if data.name is DataName.coco:
+        return _coco_sizes(config)
     expected = (data.expected_train, data.expected_test, data.expected_classes)
     if None not in expected:
         train, test, classes = (int(count or 0) for count in expected)
@@ -105,6 +109,13 @@ def known_sizes(config: RunConfig) -> Sizes:
         train = _fraction(train, data.train_fraction)
         return Sizes(train, test, classes, f"ImageNet-1K, as {data.root} is not there")
     loaded = load_data(config)
+    return Sizes(len(loaded.train), len(loaded.test), loaded.num_classes, "the files")
+
+
+def _coco_sizes(config: RunConfig) -> Sizes:
+    if not Path(str(config.data.root)).exists():
+        return Sizes(*COCO, f"COCO 2017, as {config.data.root} is not there")
+    loaded = load_detection(config)
     return Sizes(len(loaded.train), len(loaded.test), loaded.num_classes, "the files")
 
 

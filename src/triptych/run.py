@@ -42,7 +42,8 @@ TRACEBACK = "traceback.txt"
 
 def unit_of(metric: str) -> str:
     """The unit of a metric that a task measures."""
-    return "fraction" if metric.partition("/")[0] in SHARES else UNITS[metric]
+    precision = metric.startswith(("test/box_ap", "test/mask_ap"))
+    return "fraction" if precision or metric.partition("/")[0] in SHARES else UNITS[metric]
 
 
 def run_cell_file(path: Path) -> None:
@@ -169,8 +170,8 @@ def _mirror(config: RunConfig, record: dict[str, Any], folder: Path) -> Any:
 def _stages(config: RunConfig, record: dict[str, Any], folder: Path, sink: Any) -> None:
     import torch
 
-    from triptych.assembly import load_data
     from triptych.costing import cost_metrics
+    from triptych.detector_assembly import load_run_data
     from triptych.examining import run_task
     from triptych.pictures import make_pictures
     from triptych.tasks.progress import Progress
@@ -178,7 +179,7 @@ def _stages(config: RunConfig, record: dict[str, Any], folder: Path, sink: Any) 
 
     torch.set_num_threads(config.trainer.threads)
     sink(Progress("data"))
-    data = load_data(config)
+    data = load_run_data(config)
     with _mirror(config, record, folder) as mirror:
         around = Surroundings(sink, mirror.listen)
         before = pretrain(config, data, around)

@@ -92,6 +92,11 @@ def finished_run(folder: Path) -> RunConfig:
             f"task.run={folder} trained no network: its task is {run.task.name}; give a run of "
             "task=classification."
         )
+    if run.task.name is TaskName.detection:
+        raise ConfigError(
+            f"task.run={folder} trained a detector, whose answers are boxes; give a run of "
+            "task=classification."
+        )
     return run
 
 

@@ -15,14 +15,15 @@ from triptych.config import RunConfig
 from triptych.data.images import ImageData
 from triptych.data.loading import ResumableLoader
 from triptych.data.sequences import SequenceData
+from triptych.detector_assembly import RunData
 from triptych.fitting import (
     BACKBONE,
     CURVES,
     Surroundings,
     fit_stage,
     start_from_pretraining,
-    test_loader,
 )
+from triptych.loaders import test_loader
 from triptych.measure.timing_lock import timing_lock
 from triptych.mim import MaskedImageModel
 from triptych.stages import Stage, pretrain_stage, task_stage
@@ -63,9 +64,7 @@ def run_stage(
         return stage.obtain(make)
 
 
-def pretrain(
-    config: RunConfig, data: ImageData | SequenceData, around: Surroundings
-) -> dict[str, Any] | None:
+def pretrain(config: RunConfig, data: RunData, around: Surroundings) -> dict[str, Any] | None:
     """Pre-train, or find it done; None where the run trains nothing beforehand."""
     if not config.pretrain.name.trains or isinstance(data, SequenceData):
         return None

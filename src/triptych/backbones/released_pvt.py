@@ -123,6 +123,11 @@ class ReleasedPvt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, channels, *image_size)."""
+        return self.head(self.norm(self.forward_stages(x)[-1])[:, 0])
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Tokens (B, N, C) of each stage, in the last with the class token first."""
+        stages = []
         for stage, grid in enumerate(self.grids, 1):
             x_BNC = self.get_submodule(f"patch_embed{stage}")(x)
             if stage == len(self.grids):
@@ -130,9 +135,10 @@ class ReleasedPvt(nn.Module):
             x_BNC = x_BNC + self.get_parameter(f"pos_embed{stage}")
             for block in self.get_submodule(f"block{stage}").children():
                 x_BNC = block(x_BNC, grid)
+            stages.append(x_BNC)
             if stage < len(self.grids):
                 x = x_BNC.transpose(1, 2).unflatten(2, grid)
-        return self.head(self.norm(x_BNC)[:, 0])
+        return stages
 
     def norm_sites(self) -> NormSites:
         """Both norms of every block; by default the last stage's stay plain, as released."""

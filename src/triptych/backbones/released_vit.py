@@ -70,12 +70,16 @@ class ReleasedViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, channels, *image_size)."""
+        return self.head(self.norm(self.forward_tokens(x))[:, 0])
+
+    def forward_tokens(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) after the last block, the class token first."""
         x_BNC = self.patch_embed(x) + self.pos_embed
         for index, block in enumerate(self.blocks):
             if index == self.class_token_at:
                 x_BNC = torch.cat((self.cls_token.expand(len(x), -1, -1), x_BNC), 1)
             x_BNC = block(x_BNC)
-        return self.head(self.norm(x_BNC)[:, 0])
+        return x_BNC
 
     def norm_sites(self) -> NormSites:
         """Both norms of every block; those that the class token passes stay plain."""

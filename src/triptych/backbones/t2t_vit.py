@@ -87,6 +87,10 @@ class T2TViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, channels, *image_size)."""
+        return self.head(self.norm(self.forward_tokens(x))[:, 0])
+
+    def forward_tokens(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) after the last block, the class token first."""
         x_BNC = self.tokens_to_token(x)
         cls_B1C = self.cls_token.expand(len(x), -1, -1)
         if self.class_token_at == 0:
@@ -96,7 +100,7 @@ class T2TViT(nn.Module):
             if index and index == self.class_token_at:
                 x_BNC = torch.cat((cls_B1C, x_BNC), 1)
             x_BNC = block(x_BNC)
-        return self.head(self.norm(x_BNC)[:, 0])
+        return x_BNC
 
     def norm_sites(self) -> NormSites:
         """Both norms of every backbone block; those that a late class token passes stay plain."""

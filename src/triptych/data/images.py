@@ -15,7 +15,7 @@ from triptych.data.errors import DataError
 from triptych.data.folders import ImageFiles, ImageFolderDataset, scan_train_and_val
 from triptych.data.memory import InMemoryImages, RawImages, channel_statistics
 from triptych.data.samples import ImageData
-from triptych.data.scenes import SceneSettings, scene_images
+from triptych.data.scenes import Scene, SceneSettings, compose_scene, scene_images
 from triptych.data.splits import stratified_split, train_fraction
 
 # Published statistics of ImageNet, and their average for grey images.
@@ -129,15 +129,21 @@ def scene_items(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]]
     return digits.take(places), digits.take(test_places), sources.DIGITS
 
 
-def _scenes(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]]:
+def compose_scenes(spec: ImageSpec) -> tuple[list[Scene], list[Scene], tuple[str, ...]]:
+    """Training and test scenes, and the names of their classes."""
     train, test, class_names = scene_items(spec)
     tests = round(spec.scenes * spec.test_fraction)
     settings = SceneSettings(spec.image_size)
     return (
-        scene_images(train, "train", spec.scenes - tests, settings),
-        scene_images(test, "test", tests, settings),
+        [compose_scene(train, "train", i, settings) for i in range(spec.scenes - tests)],
+        [compose_scene(test, "test", i, settings) for i in range(tests)],
         class_names,
     )
+
+
+def _scenes(spec: ImageSpec) -> tuple[RawImages, RawImages, tuple[str, ...]]:
+    train, test, class_names = compose_scenes(spec)
+    return scene_images(train), scene_images(test), class_names
 
 
 def _check_counts(spec: ImageSpec, train: ImageFiles, test: ImageFiles | None) -> None:

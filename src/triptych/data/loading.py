@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from triptych.data.ahead import ahead
+from triptych.data.detection_samples import DetectionSamples
 from triptych.data.samples import ImageDataset, SampleKey
 from triptych.data.sequences import ListOpsDataset
 from triptych.seeding import derive_seed
@@ -194,7 +195,7 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def make_loader(
-    dataset: ImageDataset | ListOpsDataset,
+    dataset: ImageDataset | ListOpsDataset | DetectionSamples,
     *,
     batch_size: int,
     seed: int = 0,

@@ -9,8 +9,10 @@ from typing import Any
 from triptych.config import RunConfig
 from triptych.legality import (
     backbones,
+    detection,
     evaluation,
     norms,
+    objects,
     pretraining,
     sequences,
     training,
@@ -30,7 +32,16 @@ def check(config: RunConfig) -> None:
     for key, value in _leaves(config):
         if key in RANGES:
             check_range(key, value, RANGES[key])
-    for part in (sequences, backbones, pretraining, norms, training, evaluation):
+    for part in (
+        sequences,
+        objects,
+        backbones,
+        pretraining,
+        norms,
+        training,
+        evaluation,
+        detection,
+    ):
         for rule in part.RULES:
             rule(config)
 

@@ -49,12 +49,12 @@ def _come_together(config: RunConfig) -> None:
 def _keys_have_meaning(config: RunConfig) -> None:
     bone = config.backbone
     if not bone.family.reads_sequences:
-        _refuse_changed("backbone", bone, SEQUENCE_KEYS, f"backbone.family={bone.family}")
-        _refuse_changed("data", config.data, LISTOPS_KEYS, f"data={config.data.name}")
+        refuse_changed("backbone", bone, SEQUENCE_KEYS, f"backbone.family={bone.family}")
+        refuse_changed("data", config.data, LISTOPS_KEYS, f"data={config.data.name}")
         return
     image_keys = [item.name for item in fields(DataConfig) if item.name not in NEUTRAL_DATA]
-    _refuse_changed("data", config.data, image_keys, f"data={config.data.name}")
-    _refuse_changed("task", config.task, IMAGE_TASK_KEYS, f"task={config.task.name}")
+    refuse_changed("data", config.data, image_keys, f"data={config.data.name}")
+    refuse_changed("task", config.task, IMAGE_TASK_KEYS, f"task={config.task.name}")
     if config.pretrain.name is not PretrainName.none:
         raise ConfigError(
             f"pretrain={config.pretrain.name} cannot be used with backbone={bone.name}: masked "
@@ -62,17 +62,19 @@ def _keys_have_meaning(config: RunConfig) -> None:
         )
 
 
-def _refuse_changed(
+def refuse_changed(
     group: str,
     values: BackboneConfig | DataConfig | TaskConfig,
     keys: list[str] | tuple[str, ...],
     owner: str,
 ) -> None:
+    """Refuse keys that ``owner`` does not read, unless they have their default values."""
     for key in keys:
         value, default = getattr(values, key), getattr(type(values), key)
         if value != default:
+            shown, plain = (list(v) if isinstance(v, tuple) else v for v in (value, default))
             raise ConfigError(
-                f"{group}.{key}={value} has no meaning for {owner}; leave it {default}."
+                f"{group}.{key}={shown} has no meaning for {owner}; leave it {plain}."
             )
 
 

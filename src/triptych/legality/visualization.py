@@ -27,7 +27,7 @@ def _keys_have_meaning(config: RunConfig) -> None:
     own = (*OWN_KEYS, "checkpoint") if looks or task.name.examines else OWN_KEYS
     for item in fields(TaskConfig):
         value, default = getattr(task, item.name), getattr(TaskConfig, item.name, None)
-        if item.name == "name" or value == default:
+        if item.name in ("name", "detector") or value == default:
             continue
         if looks and item.name not in own:
             raise ConfigError(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import pickle
+import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -16,11 +20,18 @@ from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
 from triptych.mim.checkpoints import backbone_state
+from triptych.mim.original_vit import original_vit_state
 
 # Where released files keep the weights beside optimizer, epoch and settings.
 _NESTED = ("model", "state_dict", "model_state", "module")
 _CLASSIFIER = "head."
 _SHOWN = 3
+_UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(RuntimeError, ValueError, EOFError, OSError),
+)
+# One table, or one for each stage of PVT.
+_POSITIONS = re.compile(r"pos_embed\d*")
 
 
 class WeightsError(ValueError):
@@ -30,7 +41,8 @@ class WeightsError(ValueError):
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors file, or of a file of ``torch.save``, by their names.
 
-    Nothing but tensors, plain containers and the settings of released checkpoints is unpickled.
+    Arrays of a .npz file are those of an original ViT, renamed as in timm. Nothing but tensors,
+    plain containers and the settings of released checkpoints is unpickled.
 
     Raises:
         WeightsError: there is no such file, or it cannot be read as weights.
@@ -40,17 +52,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return original_vit_state(arrays)
         # SimMIM's files keep their settings in a kind of dictionary of the package yacs.
         allowed: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):
             reason = "it is damaged, or holds more than tensors and plain settings"
         raise WeightsError(
-            f"{path} cannot be read as weights ({reason}); give a whole .safetensors file or one "
-            f"of torch.save"
+            f"{path} cannot be read as weights ({reason}); give a whole .safetensors file, one of "
+            f"torch.save, or the .npz of an original ViT"
         ) from error
     return _tensors(content, path)
 
@@ -88,7 +103,7 @@ def load_backbone(model: nn.Module, path: Path, *, row_first_merging: bool = Fal
     state = backbone_state(read_weights(path), row_first_merging=row_first_merging)
     own = {name: t for name, t in model.state_dict().items() if not name.startswith(_CLASSIFIER)}
     given = {name: tensor for name, tensor in state.items() if not name.startswith(_CLASSIFIER)}
-    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    prefix = getattr(model, "num_prefix_tokens", None)
     fitted = {
         name: _fit(name, tensor, own[name], prefix) if name in own else tensor
         for name, tensor in given.items()
@@ -97,17 +112,21 @@ def load_backbone(model: nn.Module, path: Path, *, row_first_merging: bool = Fal
     model.load_state_dict(fitted, strict=False)
 
 
-def _fit(name: str, tensor: Tensor, own: Tensor, prefix_tokens: int) -> Tensor:
-    """``tensor`` in the shape of ``own`` where there is a known way; else as it is."""
+def _fit(name: str, tensor: Tensor, own: Tensor, prefix_tokens: int | None) -> Tensor:
+    """``tensor`` in the shape of ``own`` where there is a known way; else as it is.
+
+    Without ``prefix_tokens`` they are what a table has beyond a square.
+    """
     if tensor.shape == own.shape:
         return tensor
     if name.endswith("relative_position_bias_table") and tensor.shape[1:] == own.shape[1:]:
         side = round(own.shape[0] ** 0.5)
         window = ((side + 1) // 2,) * 2
         return resize_rel_pos_bias_table_simple(tensor, window, own.shape)
-    if name == "pos_embed" and tensor.shape[2:] == own.shape[2:]:
-        side = round((own.shape[1] - prefix_tokens) ** 0.5)
-        return resample_abs_pos_embed(tensor, [side, side], num_prefix_tokens=prefix_tokens)
+    if _POSITIONS.fullmatch(name) and tensor.shape[2:] == own.shape[2:]:
+        side = math.isqrt(own.shape[1] - (prefix_tokens or 0))
+        prefix = own.shape[1] - side**2
+        return resample_abs_pos_embed(tensor, [side, side], num_prefix_tokens=prefix)
     return tensor
 
 

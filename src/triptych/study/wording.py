@@ -7,7 +7,7 @@ import math
 SETTING = ("backbone", "data", "task")
 LABELS = ("backbone", "norm", "pretrain", "task", "data")
 # What a task is about, before what every classifier has.
-LEADING = ("corruption/mean_error", "perturbation/occlusion_random", "test/accuracy")
+LEADING = ("corruption/mean_error", "perturbation/occlusion_random", "test/accuracy", "test/box_ap")
 
 VALUE_NAMES = {
     "ln": "LN",
@@ -29,6 +29,18 @@ VALUE_NAMES = {
 }
 METRIC_NAMES = {
     "test/accuracy": "accuracy",
+    "test/box_ap": "box AP",
+    "test/box_ap50": "box AP50",
+    "test/box_ap75": "box AP75",
+    "test/box_ap_small": "box AP of small objects",
+    "test/box_ap_medium": "box AP of medium objects",
+    "test/box_ap_large": "box AP of large objects",
+    "test/mask_ap": "mask AP",
+    "test/mask_ap50": "mask AP50",
+    "test/mask_ap75": "mask AP75",
+    "test/mask_ap_small": "mask AP of small objects",
+    "test/mask_ap_medium": "mask AP of medium objects",
+    "test/mask_ap_large": "mask AP of large objects",
     "test/accuracy_top5": "top-5 accuracy",
     "test/accuracy_commonest": "accuracy of the commonest answer",
     "corruption/mean_error": "mean corruption error",

@@ -42,7 +42,7 @@ class ClassificationModule(pl.LightningModule):
         self.mixing = PairMixing(num_classes, mixup, cutmix) if mixes else None
         self.tally = Tally()
         self.ema_decay = ema_decay
-        self.average = _average(model, ema_decay) if ema_decay > 0 else None
+        self.average = running_average(model, ema_decay) if ema_decay > 0 else None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -79,7 +79,7 @@ class ClassificationModule(pl.LightningModule):
         }
 
 
-def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+def running_average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
     """Running average whose decay grows with the updates, so that short runs forget the start."""
 
     def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

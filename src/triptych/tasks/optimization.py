@@ -74,14 +74,16 @@ def parameter_groups(
     """Groups of equal weight decay and learning-rate scale over all trainable parameters.
 
     With ``settings.layer_decay`` < 1, layer k of n of ``backbone`` learns at
-    ``layer_decay ** (n - k)`` times the rate; what is not of the backbone, at the full rate.
+    ``layer_decay ** (n - k)`` times the rate; what is not of the backbone is one layer more, which
+    learns at the full rate.
     ``settings.position_lr_factor`` comes on top for DTN's position weights and mixing logits.
     """
     depth: dict[int, int] = {}
     if backbone is not None and settings.layer_decay < 1.0:
         layers = layer_index(backbone)
         depth = {id(p): layers[name] for name, p in backbone.named_parameters()}
-    last = max(depth.values(), default=0)
+    outside = any(id(parameter) not in depth for _, parameter in _trainable(model))
+    last = max(depth.values(), default=0) + outside
     groups: dict[tuple[float, float], dict[str, object]] = {}
     for name, parameter in _trainable(model):
         scale = settings.layer_decay ** (last - depth.get(id(parameter), last))
@@ -127,6 +129,9 @@ def build_optimizer(
         betas=(settings.betas[0], settings.betas[1]),
         fused=True,
     )
+    # What it says of fused AdamW keeps Lightning from clipping in 16 bits; scaled gradients are
+    # unscaled before the step then, as for any other optimizer.
+    optimizer._step_supports_amp_scaling = False
     scheduler = LambdaLR(
         optimizer,
         lambda step: schedule_factor(step, steps_per_epoch=steps_per_epoch, settings=settings),
