@@ -6,7 +6,7 @@ so nothing is left open and no backend is chosen for the caller.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from matplotlib.typing import LineStyleType
 
 from triptych.palette import NORM_COLOURS, OTHER_COLOURS
 from triptych.study import statistics
-from triptych.study.cells import Cell
+from triptych.study.cells import Cell, Setting, by_setting
 from triptych.study.comparisons import Comparison, comparison_label
 from triptych.study.statistics import Interval
 from triptych.study.tables import metric_interval
@@ -32,6 +32,12 @@ INK = "#33373D"
 MUTED = "#9AA0A8"
 WIDTH_INCHES = 7.2
 CURVE_WIDTH_INCHES = 5.8
+# Names of rows: what has room in that width, and what each further letter takes.
+ROOM_FOR_LETTERS = 30
+INCHES_A_LETTER = 0.075
+# Panels of a figure with several settings.
+COLUMNS = 3
+PANEL = 3.4
 
 
 def norm_colors(cells: Sequence[Cell]) -> dict[str, str]:
@@ -50,11 +56,25 @@ def cell_name(cell: Cell) -> str:
 def _new_axes(height: float, width: float = WIDTH_INCHES) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots()
+    _dress(axes)
+    return figure, axes
+
+
+def _dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(colors=INK, labelsize=9)
     axes.grid(color="#E6E8EB", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _new_rows(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """Axes with a row for each name, as wide as leaves room for the names."""
+    longest = max(map(len, names))
+    width = CURVE_WIDTH_INCHES + INCHES_A_LETTER * max(0, longest - ROOM_FOR_LETTERS)
+    figure, axes = _new_axes(0.9 + 0.32 * len(names), width)
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     return figure, axes
 
 
@@ -76,36 +96,56 @@ def _error(interval: Interval, unit: str) -> list[float] | None:
 def scatter(cells: Sequence[Cell], x: str, y: str) -> Figure:
     """One point a cell, ``y`` against ``x``, with 95 % intervals where there are two seeds.
 
-    Raises ValueError when no cell has both metrics.
+    A panel for every setting (backbone, data, task). Raises ValueError when no cell has both
+    metrics.
     """
-    figure, axes = _new_axes(4.0)
-    colors = norm_colors(cells)
-    units = ("", "")
-    drawn = []
+    drawn = [cell for cell in cells if metric_interval(cell, x) and metric_interval(cell, y)]
+    if not drawn:
+        raise ValueError(f"no cell has both {x} and {y}")
+    groups = by_setting(drawn)
+    columns = min(len(groups), COLUMNS)
+    rows = -(-len(groups) // columns)
+    size = (WIDTH_INCHES, 4.0) if len(groups) == 1 else (PANEL * columns, PANEL * rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (setting, group) in zip(panels, groups.items(), strict=False):
+        _dress(axes)
+        _scatter_on(axes, group, (x, y), norm_colors(cells))
+        if len(groups) > 1:
+            axes.set_title(_where(setting, groups), fontsize=9, color=INK)
+    for axes in panels:  # those left over
+        axes.set_visible(False)
+    _legend(figure, drawn, lines=False)
+    return figure
+
+
+def _scatter_on(
+    axes: Axes, cells: Sequence[Cell], metrics: tuple[str, str], colors: Mapping[str, str]
+) -> None:
     for cell in cells:
-        at_x, at_y = metric_interval(cell, x), metric_interval(cell, y)
-        if at_x is None or at_y is None:
-            continue
-        units = at_x[1], at_y[1]
+        at_x, at_y = (metric_interval(cell, metric) for metric in metrics)
+        assert at_x is not None
+        assert at_y is not None
         axes.errorbar(
-            [float(_shown(at_x[0].mean, units[0]))],
-            [float(_shown(at_y[0].mean, units[1]))],
-            xerr=_error(at_x[0], units[0]),
-            yerr=_error(at_y[0], units[1]),
+            [float(_shown(at_x[0].mean, at_x[1]))],
+            [float(_shown(at_y[0].mean, at_y[1]))],
+            xerr=_error(*at_x),
+            yerr=_error(*at_y),
             fmt=MARKERS.get(cell.pretrain, OTHER_MARKER),
             color=colors[cell.norm],
             markersize=8,
             markeredgecolor="white",
             elinewidth=1.4,
         )
-        drawn.append(cell)
-    if not drawn:
-        raise ValueError(f"no cell has both {x} and {y}")
-    axes.set_xlabel(_axis_label(x, units[0]), color=INK)
-    axes.set_ylabel(_axis_label(y, units[1]), color=INK)
+        axes.set_xlabel(_axis_label(metrics[0], at_x[1]), color=INK)
+        axes.set_ylabel(_axis_label(metrics[1], at_y[1]), color=INK)
     axes.margins(0.12)
-    _legend(figure, drawn, lines=False)
-    return figure
+
+
+def _where(setting: Setting, among: Collection[Setting]) -> str:
+    """The parts of ``setting`` in which those ``among`` which it stands differ."""
+    differ = [len({other[part] for other in among}) > 1 for part in range(len(setting))]
+    return setting_name(tuple(part for part, shown in zip(setting, differ, strict=True) if shown))
 
 
 def learning_curves(cells: Sequence[Cell], curves: pd.DataFrame, stage: str, name: str) -> Figure:
@@ -176,13 +216,11 @@ def differences(comparisons: Sequence[Comparison]) -> Figure:
     shown = [item for item in comparisons if np.isfinite(item.result.difference)]
     if not shown:
         raise ValueError("there is no finite difference to draw")
-    figure, axes = _new_axes(0.9 + 0.32 * len(shown), CURVE_WIDTH_INCHES)
+    figure, axes = _new_rows([_row_label(item, shown) for item in shown])
     unit = shown[0].unit
     for row, item in enumerate(shown):
         _difference_dot(axes, row, item)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(shown)), [_row_label(item, shown) for item in shown], color=INK)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.08)
     label = "percentage points" if unit == "fraction" else unit
@@ -209,11 +247,8 @@ def _difference_dot(axes: Axes, row: int, item: Comparison) -> None:
 def _row_label(item: Comparison, shown: Sequence[Comparison]) -> str:
     """The pair, with its backbone, data and task where the figure holds more than one."""
     settings = {other.first.setting for other in shown if other.axis != "backbone"}
-    where = (
-        ""
-        if len(settings) < 2 or item.axis == "backbone"
-        else (f" · {' · '.join(item.first.setting)}")
-    )
+    alone = len(settings) < 2 or item.axis == "backbone"
+    where = "" if alone else f" · {_where(item.first.setting, settings)}"
     return f"{comparison_label(item)}{where}"
 
 
@@ -226,7 +261,14 @@ def values(cells: Sequence[Cell], metric: str) -> Figure:
     shown = [(cell, interval) for cell, interval in found if interval is not None]
     if not shown:
         raise ValueError(f"no cell has {metric}")
-    figure, axes = _new_axes(0.9 + 0.32 * len(shown), CURVE_WIDTH_INCHES)
+    settings = {cell.setting for cell, _ in shown}
+    names = [
+        f"{cell_name(cell)} · {_where(cell.setting, settings)}"
+        if len(settings) > 1
+        else cell_name(cell)
+        for cell, _ in shown
+    ]
+    figure, axes = _new_rows(names)
     colors = norm_colors(cells)
     for row, (cell, (interval, unit)) in enumerate(shown):
         axes.errorbar(
@@ -238,12 +280,5 @@ def values(cells: Sequence[Cell], metric: str) -> Figure:
             markersize=7,
             elinewidth=2,
         )
-    several = len({cell.setting for cell, _ in shown}) > 1
-    names = [
-        f"{cell_name(cell)} · {setting_name(cell.setting)}" if several else cell_name(cell)
-        for cell, _ in shown
-    ]
-    axes.set_yticks(range(len(shown)), names, color=INK)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel(_axis_label(metric, shown[0][1][1]), color=INK)
     return figure

@@ -128,7 +128,7 @@ def metric_name(metric: str) -> str:
     )
 
 
-def setting_name(setting: tuple[str, str, str]) -> str:
+def setting_name(setting: tuple[str, ...]) -> str:
     """``swin_nano · mnist_5k · classification``."""
     return " · ".join(setting)
 
