@@ -157,3 +157,20 @@ def test_not_a_number_is_not_hidden():
     x = problems.make_tokens(1, 30, 24)
     x[0, 3, 5] = torch.nan
     assert norm(x)[0, 3].isnan().any()
+
+
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5),
+    weights=st.tuples(st.floats(-0.5, 0.5), st.floats(-1.5, -0.05)),
+    shared=st.booleans(),
+    form=st.sampled_from(["released", "paper"]),
+)
+def test_padded_sequences(lengths, weights, shared, form):
+    norm = problems.make_norm(20, 2, 90, form=form)
+    with torch.no_grad():
+        norm.pos_proj.weight[0, 0], norm.pos_proj.weight[0, 2] = weights
+    visible = torch.arange(90) < torch.tensor(lengths)[:, None]
+    if shared:
+        visible = visible[0]
+    x = problems.make_tokens(len(lengths), 90, 20)
+    problems.check(problems.results(norm, norm, x, visible), problems.exact(norm, x, visible))

@@ -99,8 +99,8 @@ static void differentiate_axis(const Axis *axis, const float *total, double *lin
   int side = axis->side;
   for (int j = 0; j < side; j++) {
     double mean = 0, offset = 0, squared = 0, with_offset = 0, with_squared = 0;
-    for (int i = 0; i < side; i++) {
-      double share = axis->share[i * side + j];
+    for (int i = axis->bounds[j]; i < axis->bounds[side + j]; i++) {
+      double share = axis->mirror[j * side + i];
       if (share == 0) continue;
       double slope = share * sum_of(load(total + (long)(i * side + j) * VL)), d = j - i;
       mean += slope, offset += share * d, squared += share * d * d;
@@ -131,12 +131,19 @@ static void differentiate_prefix(const Problem *p, const Work *w, const Partial 
   }
 }
 
-static void begin_slopes(const Problem *p, Work *w, Slopes *slopes, int head) {
+static void begin_total(const Axis *axis, int whole, float *total) {
+  Band band = targets_of(axis, whole);
+  if (whole)
+    clear_band(total, axis->side, VL, band.low, band.high);
+  else
+    memset(total, 0, sizeof(float) * axis->side * axis->side * VL);
+}
+
+static void begin_slopes(const Problem *p, const Axis *ay, Work *w, Slopes *slopes, int head) {
   *slopes = (Slopes){.mean_ratio = p->mean_logit ? sigmoid(p->mean_logit[head]) : 1,
                      .variance_ratio = sigmoid(p->variance_logit[head])};
   memset(w->slope, 0, sizeof(float) * w->at.count);
-  memset(w->total_x, 0, sizeof(float) * p->width * p->width * VL);
-  memset(w->total_y, 0, sizeof(float) * p->height * p->height * VL);
+  begin_total(ay, w->whole, w->total_y), begin_total(ay + 1, w->whole, w->total_x);
 }
 
 static void end_slopes(const Axis *ay, const Axis *ax, const Work *w, const Slopes *slopes,
@@ -150,14 +157,14 @@ static void end_slopes(const Axis *ay, const Axis *ax, const Work *w, const Slop
   scalars[2] = (float)along_x, scalars[3] = (float)along_y, scalars[4] = (float)square;
 }
 
-static void backward_tile(const Problem *p, const Axis *axes, Work *w, Partial *partial, int sample,
+static void backward_tile(const Problem *p, const Axis *ay, Work *w, Partial *partial, int sample,
                        int head) {
-  const Axis *ay = &axes[2 * head], *ax = ay + 1;
+  const Axis *ax = ay + 1;
   long channel = (long)sample * channels_of(p) + (long)head * p->features;
   Slopes slopes;
   lay_out(p, sample, &w->at);
   share_out(w, ay, ax);
-  begin_slopes(p, w, &slopes, head);
+  begin_slopes(p, ay, w, &slopes, head);
   differentiate_prefix(p, w, partial, sample, head);
   for (int first = 0; first < p->features; first += w->block) {
     begin_block(p, w, head, first);

@@ -7,12 +7,34 @@
 #include <omp.h>
 #endif
 
+INLINE void run_whole(const Problem *p, const Axis *ay, Work *w, Partial *partial, int sample,
+                      int head) {
+  if (partial)
+    backward_tile(p, ay, w, partial, sample, head);
+  else
+    forward_tile(p, ay, w, sample, head);
+}
+
+/* A padded sequence is a shorter one: its padding has no part in it, and what is whole has bands
+   and shares of 1. */
+static void run_padded(const Problem *p, const Axis *ay, Work *w, Partial *partial, int sample,
+                       int head, int length) {
+  Problem shorter = *p;
+  shorter.width = length, shorter.visible = NULL;
+  w->shorter[0].side = 1, w->shorter[1].side = length;
+  shorten(ay, &w->shorter[0]), shorten(ay + 1, &w->shorter[1]);
+  w->whole = 1, w->at.set = -1;
+  run_whole(&shorter, w->shorter, w, partial, sample, head);
+  w->whole = 0, w->at.set = -1;
+}
+
 INLINE void run_tile(const Problem *p, const Axis *axes, Work *w, Partial *partial, int sample,
                      int head) {
-  if (partial)
-    backward_tile(p, axes, w, partial, sample, head);
+  int length = length_of(p, sample);
+  if (length)
+    run_padded(p, &axes[2 * head], w, partial, sample, head, length);
   else
-    forward_tile(p, axes, w, sample, head);
+    run_whole(p, &axes[2 * head], w, partial, sample, head);
 }
 
 /* Sample by sample, so that a sample stays in the cache. */

@@ -85,8 +85,8 @@ static void normalize_row(const Problem *p, const Work *w, int sample, int head,
   }
 }
 
-static void forward_tile(const Problem *p, const Axis *axes, Work *w, int sample, int head) {
-  const Axis *ay = &axes[2 * head], *ax = ay + 1;
+static void forward_tile(const Problem *p, const Axis *ay, Work *w, int sample, int head) {
+  const Axis *ax = ay + 1;
   lay_out(p, sample, &w->at);
   share_out(w, ay, ax);
   if (head == 0) normalize_prefix(p, w, sample);

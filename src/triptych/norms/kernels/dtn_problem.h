@@ -7,6 +7,9 @@
 
 #include "dtn_products.h"
 
+/* Products take up to so many rows and columns at once, and so reach that far beyond a band. */
+#define MARGIN 8
+
 /* The arguments, laid out as in cpu.py. x, y and their gradients are (batch, tokens, heads,
    features); statistics (batch, tokens, kept): with the RMS step one factor a head, then mean and
    variance of the token. Gradients of the parameters are written by the backward pass alone.
@@ -36,6 +39,19 @@ INLINE int is_there(const Problem *p, int sample, int token) {
   if (!p->visible || p->packed || token < p->prefix) return 1;
   long set = p->sets > 1 ? sample : 0;
   return p->visible[set * p->height * p->width + token - p->prefix];
+}
+INLINE int may_be_padded(const Problem *p) {
+  return p->visible && !p->packed && p->height == 1;
+}
+/* Tokens of a sample before its padding; 0 where others than the last are hidden, or all. */
+INLINE int length_of(const Problem *p, int sample) {
+  if (!may_be_padded(p)) return 0;
+  const uint8_t *visible = p->visible + (p->sets > 1 ? (long)sample * p->width : 0);
+  int length = 0;
+  while (length < p->width && visible[length]) length++;
+  for (int x = length; x < p->width; x++)
+    if (visible[x]) return 0;
+  return length;
 }
 INLINE float sigmoid(float logit) { return 1.0f / (1.0f + expf(-logit)); }
 INLINE int padded(int n) { return (n + VL - 1) / VL * VL; }
@@ -71,15 +87,29 @@ static float highest(float linear, float square, int side) {
   return most;
 }
 
-static void fill_bounds(const float *share, int side, int transposed, int *low, int *high) {
+/* Where what is not 0 begins and ends in each row. */
+static void fill_bounds(const float *rows, int side, int *low, int *high) {
   for (int i = 0; i < side; i++) {
-    low[i] = side, high[i] = 0;
-    for (int k = 0; k < side; k++)
-      if (share[transposed ? i * side + k : k * side + i] > 0) {
-        if (k < low[i]) low[i] = k;
-        high[i] = k + 1;
-      }
-    if (low[i] > high[i]) low[i] = high[i];
+    const float *row = rows + (long)i * side;
+    int from = 0, to = side;
+    while (to > 0 && row[to - 1] == 0) to--;
+    while (from < to && row[from] == 0) from++;
+    low[i] = from, high[i] = to;
+  }
+}
+
+/* Zeros where a product of neighbouring rows may read or write: what lies in the band of a row or
+   near it, of `vector` floats each. */
+static void clear_band(float *rows, int side, int vector, const int *low, const int *high) {
+  for (int i = 0; i < side; i++) {
+    int from = side, to = 0;
+    for (int k = i > MARGIN ? i - MARGIN : 0; k < side && k <= i + MARGIN; k++) {
+      if (low[k] < from) from = low[k];
+      if (high[k] > to) to = high[k];
+    }
+    from = from > MARGIN ? from - MARGIN : 0, to = to + MARGIN < side ? to + MARGIN : side;
+    if (from < to)
+      memset(rows + ((long)i * side + from) * vector, 0, sizeof(float) * (to - from) * vector);
   }
 }
 
@@ -102,8 +132,28 @@ static void fill_axis(Axis *axis, float linear, float square, float cut, int who
     }
     for (int i = 0; i < side; i++) axis->share[(long)i * side + j] = column[i] /= total;
   }
-  fill_bounds(axis->share, side, 0, axis->bounds, axis->bounds + side);
-  fill_bounds(axis->share, side, 1, axis->bounds + 2 * side, axis->bounds + 3 * side);
+  fill_bounds(axis->mirror, side, axis->bounds, axis->bounds + side);
+  fill_bounds(axis->share, side, axis->bounds + 2 * side, axis->bounds + 3 * side);
+}
+
+/* The first `part->side` places of an axis: each target's shares of what is left, over their sum. */
+static void shorten(const Axis *whole, Axis *part) {
+  const int side = part->side, all = whole->side;
+  for (int b = 0; b < 4; b++)
+    for (int i = 0; i < side; i++) {
+      int bound = whole->bounds[b * all + i];
+      part->bounds[b * side + i] = bound < side ? bound : side;
+    }
+  const int *low = part->bounds, *high = low + side;
+  clear_band(part->mirror, side, 1, low, high);
+  clear_band(part->share, side, 1, high + side, high + 2 * side);
+  for (int j = 0; j < side; j++) {
+    const float *from = whole->mirror + (long)j * all;
+    float *column = part->mirror + (long)j * side, total = 0;
+    for (int i = low[j]; i < high[j]; i++) total += from[i];
+    for (int i = low[j]; i < high[j]; i++)
+      part->share[(long)i * side + j] = column[i] = from[i] / total;
+  }
 }
 
 /* The axes of all heads, [head][y, x], in one allocation; NULL if there is no memory. */

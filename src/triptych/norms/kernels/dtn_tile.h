@@ -23,6 +23,7 @@ typedef struct {
   float *half_share, *slope, *half_slope; /* [x][y], by order, [x][y]; for hidden tokens */
   float *total_x, *total_y; /* gradients of the kernels, vectors of partial sums */
   int *identity;
+  Axis shorter[2];       /* y and x of a padded sequence without its padding */
   int sample;            /* whose tokens x points to */
   const float *x;
   long x_step;           /* floats from one token to the next */
@@ -48,8 +49,9 @@ static Work *make_work(const Problem *p, int backward) {
   long tile = count * stride, strip = group * side * stride;
   long floats = 2 * tile + 2 * strip + (long)side * side + 4 * count + 16 * 12;
   if (backward) floats += (width * width + height * height) * VL;
+  if (may_be_padded(p)) floats += 2 * width * width + 2 + 4 * 16;
   if (p->x_channel != 1) floats += (long)p->tokens * channels_of(p) + 15;
-  long ints = 6 * count + 3 * (long)side + 8;
+  long ints = 6 * count + 3 * (long)side + 8 + (may_be_padded(p) ? 4 * width + 4 : 0);
   char *memory = NULL;
   size_t bytes = (sizeof(Work) + 63) / 64 * 64;
   if (posix_memalign((void **)&memory, 64, bytes + (size_t)(floats + ints) * 4)) return NULL;
@@ -64,6 +66,11 @@ static Work *make_work(const Problem *p, int backward) {
   if (backward) w->total_x = take(&next, width * width * VL);
   if (backward) w->total_y = take(&next, height * height * VL);
   if (p->x_channel != 1) w->copy = take(&next, (long)p->tokens * channels_of(p));
+  if (may_be_padded(p)) {
+    w->shorter[1].share = take(&next, width * width);
+    w->shorter[1].mirror = take(&next, width * width);
+    w->shorter[0].share = take(&next, 1), w->shorter[0].mirror = take(&next, 1);
+  }
   int *list = (int *)next;
   w->at = (Layout){.set = -1, .column_start = list, .row_start = list + width + 1};
   list += width + height + 2;
@@ -71,6 +78,8 @@ static Work *make_work(const Problem *p, int backward) {
   for (int i = 0; i < 5; i++) *lists[i] = list, list += count;
   w->identity = list;
   for (int i = 0; i < side; i++) list[i] = i;
+  list += side;
+  if (may_be_padded(p)) w->shorter[0].bounds = list, w->shorter[1].bounds = list + 4;
   return w;
 }
 
