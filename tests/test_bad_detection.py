@@ -70,6 +70,11 @@ BAD = [
         "on what it finds; leave it False.",
     ),
     (
+        [*COCO, "task=detection_mask_rcnn_1x", "backbone=swin_tiny", "trainer=ddp"],
+        "trainer.devices has no value, but the result depends on it: each device draws its own "
+        "proposals for task.detector.kind=mask_rcnn; give it, for example trainer.devices=8.",
+    ),
+    (
         [*COCO, "task=detection_retinanet_1x", "backbone=bigbird_nano"],
         "backbone=bigbird_nano reads token sequences, but data=coco holds images; use "
         "data=listops_short or listops with task=listops, or an image backbone.",

@@ -12,14 +12,18 @@ import torch
 from safetensors.torch import load_file
 
 from triptych.assembly import build_model, load_detection
-from triptych.config import RunConfig
+from triptych.choices import Family
+from triptych.config import ConfigError, RunConfig
 from triptych.detector_assembly import put_detector
+from triptych.export import export
 from triptych.fitting import detection_parts, start_from_pretraining
 from triptych.hydra_app import compose_run
+from triptych.matrix import smallest
 from triptych.planning import describe, plan_run
 from triptych.run import run_cell
 from triptych.stages import cell_folder, pretrain_stage, task_stage
 from triptych.tasks.detectors import backbone_of
+from triptych.tasks.progress import Progress
 from triptych.tasks.shares import Share
 from triptych.training import BACKBONE, WEIGHTS
 
@@ -149,6 +153,54 @@ def test_other_detectors_run(kind: str, tmp_path: Path) -> None:
     assert "test/box_ap" in rows
 
 
+def test_stopped_while_testing_it_has_the_training_behind_it(tmp_path: Path) -> None:
+    own = config(tmp_path, "measure=none", "visualize=none")
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "test":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(own, stop)
+    before = load_file(task_stage(own).folder / WEIGHTS)
+    stages: list[str] = []
+    record = run_cell(own, lambda progress: stages.append(progress.stage))
+    assert "task" not in stages
+    assert record["metrics"]["time/task"]["value"] > 0
+    assert record["metrics"]["test/box_ap"]["value"] >= 0
+    after = load_file(task_stage(own).folder / WEIGHTS)
+    assert all(torch.equal(before[name], after[name]) for name in after)
+
+
+def test_what_asks_a_classifier_refuses_a_detector(done: tuple[RunConfig, dict[str, Any]]) -> None:
+    folder = cell_folder(done[0])
+    with pytest.raises(ConfigError, match="trained a detector, whose answers are boxes"):
+        compose_run(["task=visualization", f"task.run={folder}"])
+    plain = config(Path(done[0].output_dir), "measure=none", "visualize=none")
+    run_cell(plain, lambda _: None)
+    with pytest.raises(ConfigError, match="trained a detector, which is none of timm's models"):
+        export(cell_folder(plain), folder / "timm.safetensors")
+
+
+FAMILIES = [family for family in Family if not family.reads_sequences]
+
+
+@pytest.mark.parametrize("norm", ["ln", "dtn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_a_step(family: Family, norm: str) -> None:
+    timm = ["backbone.timm_name=deit_tiny_patch16_224"] if family is Family.timm else []
+    own = compose_run(
+        ["data=scenes", "task=detection", "task.detector.channels=16", f"norm={norm}",
+         f"backbone={smallest(family)}", *timm]
+    )  # fmt: skip
+    detector = put_detector(own, build_model(own, 10), 10)
+    target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([3])}
+    losses = detector(torch.randn(2, 1, 64, 64), [target, target])
+    torch.stack(list(losses.values())).sum().backward()
+    idle = [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+
+
 def test_a_plan(tmp_path: Path) -> None:
     text = describe(plan_run(config(tmp_path)))
     assert "16 training and 4 test samples of 10 classes" in text
@@ -171,4 +223,10 @@ def test_detector_keys_change_the_key_of_the_task_alone(tmp_path: Path) -> None:
     other = config(tmp_path, "pretrain=greenmim", "task.detector.kind=faster_rcnn")
     assert pretrain_stage(plain).key == pretrain_stage(other).key
     assert task_stage(plain).key != task_stage(other).key
+    rcnn = ["pretrain=greenmim", "task.detector.kind=faster_rcnn", "trainer.accumulate=2"]
+    shared = config(tmp_path, *rcnn)  # draws proposals for each part of a batch
+    assert pretrain_stage(plain).key == pretrain_stage(shared).key
+    assert task_stage(other).key != task_stage(shared).key
+    retina = config(tmp_path, "pretrain=greenmim", "trainer.accumulate=2")
+    assert task_stage(plain).key == task_stage(retina).key
     assert "detector" not in task_stage(compose_run([])).parts["task"]

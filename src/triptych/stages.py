@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from triptych.choices import DataName, Family, NormName, PretrainName, TaskName
+from triptych.choices import DataName, DetectorKind, Family, NormName, PretrainName, TaskName
 from triptych.composition import to_plain
 from triptych.config import BackboneConfig, NormConfig, RunConfig, TaskConfig
 from triptych.records import digest, folder_lock, now, read_json, write_json
@@ -108,8 +108,13 @@ def data_parts(config: RunConfig) -> dict[str, Any]:
 def trainer_parts(config: RunConfig) -> dict[str, Any]:
     plain = to_plain(config.trainer)
     parts = {key: plain[key] for key in ("precision", "limit_batches")}
+    return parts | (shared_parts(config) if sees_batches(config) else {})
+
+
+def shared_parts(config: RunConfig) -> dict[str, int]:
+    """In how many parts a batch is computed, if more than one."""
     shared = (config.trainer.devices or 1) * config.trainer.accumulate
-    return parts | ({"parts": shared} if shared > 1 and sees_batches(config) else {})
+    return {"parts": shared} if shared > 1 else {}
 
 
 def sees_batches(config: RunConfig) -> bool:
@@ -120,6 +125,12 @@ def sees_batches(config: RunConfig) -> bool:
     by_batch = config.norm.name is NormName.bn
     by_batch |= config.backbone.family in (Family.levit, Family.timm)
     return by_batch or (config.pretrain.name.trains and not config.pretrain.mask_per_sample)
+
+
+def draws_for_parts(config: RunConfig) -> bool:
+    """Whether the task draws anew for each part of a batch, as R-CNN does its proposals."""
+    detects = config.task.name is TaskName.detection
+    return detects and config.task.detector.kind is not DetectorKind.retinanet
 
 
 def training_parts(group: Any) -> dict[str, Any]:
@@ -148,6 +159,8 @@ def task_parts(config: RunConfig) -> dict[str, Any]:
         plain = to_plain(config.pretrain)
         used = ("name",) if config.pretrain.name is PretrainName.none else UNTRAINED
         pretrain["pretrain"] = {key: plain[key] for key in used}
+    if draws_for_parts(config):
+        pretrain["trainer"] = pretrain["trainer"] | shared_parts(config)
     return pretrain | {"task": asked_of(config.task)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from triptych.choices import Accelerator, DataName, Precision, Schedule, Strategy
 from triptych.config import ConfigError, RunConfig
-from triptych.stages import sees_batches
+from triptych.stages import draws_for_parts, sees_batches
 
 
 def _data_fits(config: RunConfig) -> None:
@@ -76,6 +76,12 @@ def _hardware_fits(config: RunConfig) -> None:
 
 
 def _count_is_no_matter(config: RunConfig) -> None:
+    if draws_for_parts(config):
+        raise ConfigError(
+            "trainer.devices has no value, but the result depends on it: each device draws its own "
+            f"proposals for task.detector.kind={config.task.detector.kind}; give it, for example "
+            "trainer.devices=8."
+        )
     if sees_batches(config):
         raise ConfigError(
             "trainer.devices has no value, but the result depends on it: the statistics of batch "
