@@ -201,3 +201,13 @@ def test_average_is_what_is_evaluated() -> None:
     # The second of two steps: the decay has only grown to 2/11.
     for name, parameter in module.evaluated.named_parameters():
         torch.testing.assert_close(parameter, first[name] + 9 / 11, atol=1e-6, rtol=0)
+
+
+def test_epochs_without_an_evaluation_have_none_in_the_curves(tmp_path: Path) -> None:
+    module, train, test = parts()
+    log = MetricLog(tmp_path / "metrics.jsonl", "task")
+    settings = FitSettings(EPOCHS + 2, accelerator="cpu", evaluate_every=2)
+    fit(module, train, test, tmp_path, settings, log=log, seed=7, sink=lambda _: None)
+    rows = list(read_rows(tmp_path / "metrics.jsonl"))
+    assert [row["epoch"] for row in rows if row["name"] == "train/loss"] == [0, 1, 2, 3]
+    assert [row["epoch"] for row in rows if row["name"] == "test/accuracy"] == [1, 3]

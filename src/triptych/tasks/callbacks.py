@@ -181,6 +181,7 @@ class CurveWriter(Callback):
         self.curves = log
         self.total: Tensor | float = 0.0
         self.count = 0.0
+        self.evaluated = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": float(self.total), "count": self.count}
@@ -193,12 +194,17 @@ class CurveWriter(Callback):
         self.total = self.total + outputs["loss"].detach().double()
         self.count += 1 / trainer.accumulate_grad_batches
 
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.evaluated = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Lightning keeps the last evaluation's metrics through the epochs without one.
         values = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor) and (self.evaluated or not name.startswith("test/"))
         }
+        self.evaluated = False
         total = self.total
         if trainer.world_size > 1:
             total = trainer.strategy.reduce(torch.as_tensor(total), reduce_op="mean")
