@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "triptych"
 FLOORS = [
-    {"tokens", "seeding", "palette", "choices"},
+    {"tokens", "seeding", "palette", "choices", "signals"},
     {"norms"},
     {"backbones"},
     {"mim"},

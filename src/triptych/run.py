@@ -27,6 +27,7 @@ from triptych.records import (
     write_atomically,
     write_json,
 )
+from triptych.signals import at_signals
 from triptych.stages import cell_folder, cell_key, cell_name, labels, study_folder
 
 UNITS = {
@@ -151,13 +152,8 @@ def _stop_by_exception() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Preempted(number)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    former = {number: signal.signal(number, stop) for number in numbers}
-    try:
+    with at_signals((signal.SIGTERM, signal.SIGINT), stop):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _mirror(config: RunConfig, record: dict[str, Any], folder: Path) -> Any:

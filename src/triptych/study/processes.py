@@ -24,6 +24,7 @@ from types import FrameType
 from triptych.composition import to_plain
 from triptych.config import RunConfig
 from triptych.records import read_record, write_json
+from triptych.signals import at_signals
 from triptych.stages import cell_folder, cell_name, pretrain_stage, study_folder
 from triptych.study.display import CellView, Display
 
@@ -89,11 +90,8 @@ def start_process(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["triptych.run", "triptych.pictures", "triptych.costing"])
     # Ctrl-C is the launcher's affair; the server inherits that it is to be ignored.
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with at_signals((signal.SIGINT,), signal.SIG_IGN):
         forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, former)
     process = context.Process(target=_child, args=(target, argument, log))
     process.start()
     return process
@@ -158,11 +156,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with at_signals((signal.SIGTERM,), interrupt):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def _measure_first(cells: list[Cell], display: Display) -> None:

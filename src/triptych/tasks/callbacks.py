@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from triptych.seeding import derive_seed
+from triptych.signals import at_signals
 from triptych.tasks.checkpoints import LAST
 from triptych.tasks.metric_log import MetricLog
 from triptych.tasks.progress import Progress, ProgressSink
@@ -135,12 +136,8 @@ class Checkpointing(Callback):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take signals to stop as a note to save first."""
-        former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        try:
+        with at_signals(self.SIGNALS, self._note):
             yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, _m: Any, _o: Any, _b: Any, batch_idx: int
