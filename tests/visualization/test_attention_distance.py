@@ -118,7 +118,7 @@ def test_entropy_of_uniform_and_certain_attention():
 def test_rows_hold_every_block_and_head(swin_capture):
     rows = distance_rows(swin_capture)
     heads = [(row["layer"], row["head"]) for row in rows]
-    assert heads == [(0, 0), (0, 1), (1, 0), (1, 1), *[(b, h) for b in (2, 3) for h in range(4)]]
+    assert heads == [(1, 0), (1, 1), (2, 0), (2, 1), *[(b, h) for b in (3, 4) for h in range(4)]]
     blocks = attention_distances(swin_capture)
     assert rows[5]["distance_pixels"] == pytest.approx(blocks[2].raw_pixels[:, 1].mean().item())
     assert rows[5]["stage"] == 1

@@ -159,7 +159,7 @@ def test_variation_names_every_norm_that_is_there():
     assert labels == ["before", "after DTN", "after LN"]
     _, dtn, ln = figure.axes[0].lines
     assert (dtn.get_color(), ln.get_color()) == (NORM_COLOURS["dtn"], NORM_COLOURS["ln"])
-    assert list(dtn.get_xdata()) == [0, 1]
+    assert list(dtn.get_xdata()) == [1, 2]
     expected = [m.cv_after.mean().item() for m in magnitudes if m.site == "norm1"]
     np.testing.assert_allclose([*dtn.get_ydata(), *ln.get_ydata()], expected, rtol=1e-5)
 

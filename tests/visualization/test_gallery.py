@@ -107,7 +107,7 @@ def test_metrics_name_value_and_unit():
     metrics = gallery_metrics(captured)
     assert all(set(entry) == {"value", "unit"} for entry in metrics.values())
     assert all(math.isfinite(float(str(entry["value"]))) for entry in metrics.values())
-    distances = [metrics[f"attention/distance/block{b}"]["value"] for b in range(4)]
+    distances = [metrics[f"attention/distance/block{b}"]["value"] for b in range(1, 5)]
     mean = metrics["attention/distance/mean"]
     assert mean == {"value": pytest.approx(sum(distances) / 4), "unit": "pixels"}
     assert len([name for name in metrics if name.startswith("tokens/cv_ratio/block")]) == 8

@@ -51,9 +51,9 @@ def test_variation_is_population_deviation_over_mean():
 def test_magnitudes_leave_prefix_tokens_out(vit_capture):
     magnitudes = token_magnitudes(vit_capture)
     assert [(one.layer, one.site) for one in magnitudes[:3]] == [
-        (0, "norm1"),
-        (0, "norm2"),
         (1, "norm1"),
+        (1, "norm2"),
+        (2, "norm1"),
     ]
     first = magnitudes[0]
     assert first.before.shape == (2, 4, 64)
@@ -72,7 +72,7 @@ def test_rows_name_the_norm_of_each_block():
     rows = magnitude_rows(token_magnitudes(capture(model, torch.randn(2, 3, 16, 16))))
     assert len(rows) == 3 * 2 * 2
     kinds = [(row["layer"], row["norm"]) for row in rows[:: 2 * 2]]
-    assert kinds == [(0, "DynamicTokenNorm"), (1, "DynamicTokenNorm"), (2, "LayerNorm")]
+    assert kinds == [(1, "DynamicTokenNorm"), (2, "DynamicTokenNorm"), (3, "LayerNorm")]
 
 
 def test_bad_input_gets_one_sentence(vit):

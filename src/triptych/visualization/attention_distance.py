@@ -176,13 +176,13 @@ def _entropy_of_tokens(attention: AttentionMap) -> Tensor:
 
 
 def distance_rows(captured: Capture) -> list[dict[str, object]]:
-    """One row per block and head, averaged over the images (steps, pixels, nats)."""
+    """One row per block (``layer``, from 1) and head, means over images (steps, pixels, nats)."""
     rows: list[dict[str, object]] = []
     for captured_block, block in zip(captured.blocks, attention_distances(captured), strict=True):
         for head in range(block.entropy.shape[1]):
             rows.append(
                 {
-                    "layer": captured_block.index,
+                    "layer": captured_block.index + 1,
                     "block": block.name,
                     "stage": block.stage,
                     "head": head,

@@ -143,7 +143,9 @@ def reconstruction_gallery(
         name="reconstruction",
         title="Reconstruction of hidden pixels",
         caption=_RECONSTRUCTION_CAPTION,
-        figure=reconstruction_figure(compared, error_limit=error_limit),
+        figure=reconstruction_figure(
+            compared, error_limit=error_limit, title="Reconstruction of hidden pixels"
+        ),
         rows=reconstruction_rows(compared),
     )
 
@@ -156,7 +158,7 @@ def gallery_metrics(captured: Capture) -> dict[str, dict[str, object]]:
     """
     metrics: dict[str, dict[str, object]] = {}
     distances = attention_distances(captured)
-    for layer, block in enumerate(distances):
+    for layer, block in enumerate(distances, start=1):
         distance = block.raw_pixels.mean().item()
         metrics[f"attention/distance/block{layer}"] = {"value": distance, "unit": "pixels"}
         entropy = block.entropy.mean().item()

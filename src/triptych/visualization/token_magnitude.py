@@ -20,7 +20,7 @@ class TokenMagnitude:
     """Lengths of the tokens at one norm.
 
     Attributes:
-        layer: index of the block in the forward pass.
+        layer: number of the block in the forward pass, from 1.
         block: its module path.
         site: module path of the norm under its block, such as "norm1".
         kind: class name of the norm.
@@ -79,7 +79,7 @@ def token_magnitudes(captured: Capture) -> tuple[TokenMagnitude, ...]:
         raise ValueError("no norms were captured with norms=False; capture again with norms=True")
     return tuple(
         TokenMagnitude(
-            layer=block.index,
+            layer=block.index + 1,
             block=block.name,
             site=norm.site,
             kind=norm.kind,

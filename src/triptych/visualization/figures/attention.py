@@ -164,7 +164,7 @@ def distance_figure(
     column = f"distance_renormalised_{unit}" if renormalised else f"distance_{unit}"
     every = [row for rows in panels.values() for row in rows]
     colours = head_colours(1 + max(_integer(row["head"]) for row in every))
-    blocks = 1 + max(_integer(row["layer"]) for row in every)
+    blocks = max(_integer(row["layer"]) for row in every)
     figure = new_figure(max(3.6, 0.42 * blocks + 0.9) * len(panels) + 1.5, 3.7)
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (name, rows) in zip(grid, panels.items(), strict=True):
@@ -210,7 +210,7 @@ def _distance_panel(
             zorder=4,
         )
     axes.set_xticks(sorted(uniform))
-    axes.set_xlim(-0.6, max(uniform) + 0.6)
+    axes.set_xlim(min(uniform) - 0.6, max(uniform) + 0.6)
     axes.set_xlabel("block")
     faint_grid(axes)
 
