@@ -128,7 +128,8 @@ def test_weights_are_named_once(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there() -> None:
     assert refusal(LOOK, "task.checkpoint=/no/file.pth") == (
-        "task.checkpoint=/no/file.pth is no file; give a .safetensors file or one of torch.save."
+        "task.checkpoint=/no/file.pth is no file; give a .safetensors file, "
+        "one of torch.save, or the .npz of an original ViT."
     )
 
 

@@ -37,8 +37,8 @@ def settle(config: RunConfig) -> RunConfig:
         return config
     if config.task.checkpoint and not Path(config.task.checkpoint).is_file():
         raise ConfigError(
-            f"task.checkpoint={config.task.checkpoint} is no file; give a .safetensors file or one "
-            "of torch.save."
+            f"task.checkpoint={config.task.checkpoint} is no file; give a .safetensors file, "
+            "one of torch.save, or the .npz of an original ViT."
         )
     settled = _of_run(config) if config.task.run else _on_its_own(config)
     if settled.data.name is DataName.photographs:
