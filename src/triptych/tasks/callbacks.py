@@ -139,6 +139,12 @@ class Checkpointing(Callback):
         with at_signals(self.SIGNALS, self._note):
             yield
 
+    def on_train_start(self, *_: Any) -> None:
+        # Lightning puts a handler of its own before ours, which waits for the other processes at
+        # once, wherever those are: for ever. What it replaces it puts back in the end.
+        for number in self.SIGNALS:
+            signal.signal(number, self._note)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, _m: Any, _o: Any, _b: Any, batch_idx: int
     ) -> None:
