@@ -28,7 +28,7 @@ from triptych.study.wording import metric_name, setting_name, value_name
 PICTURES = (
     *("reconstruction", "rollout", "class_relevance", "token_magnitude", "attention_distance"),
     *("findings", "grouping", "robustness"),
-    *("corruptions", "perturbation", "resolution"),
+    *("corruptions", "perturbation", "resolution", "detections"),
 )
 Record = Mapping[str, Any]
 
