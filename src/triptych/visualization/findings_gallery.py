@@ -23,7 +23,7 @@ from triptych.visualization.probe_set import ProbeSet
 from triptych.visualization.robustness import known_predictions, robustness_rows
 
 # An untrained network need not see as many large images to show what it does anyway.
-_LARGE, _FEW = 128, 16
+_LARGE, _FEW, _SEVERAL = 128, 16, 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def findings_gallery(
 
     Args:
         untrained: the same model at its initial weights, asked the same of the same images: what
-            holds of it too was not learned. Of images of 128 pixels or more it sees the first 16.
+            holds of it too was not learned. Of images of 128 pixels or more it sees the first 16;
+            robustness is asked of the first 32 of those.
 
     Raises:
         ValueError: as `capture`.
@@ -51,7 +52,7 @@ def findings_gallery(
     findings = evaluate_findings(evidence)
     control = None
     if untrained is not None:
-        control = gather_evidence(untrained, _control_set(probe))
+        control = gather_evidence(untrained, _affordable(probe, _FEW))
         findings = with_controls(findings, evaluate_findings(control))
     answered = any(one.verdict is not Verdict.unanswered for one in findings)
     pictures = [_findings_picture(findings, probe, control)] if answered else []
@@ -61,9 +62,9 @@ def findings_gallery(
     return FindingsGallery(findings, pictures, finding_metrics(findings))
 
 
-def _control_set(probe: ProbeSet) -> ProbeSet:
-    """The images that the untrained network is asked of: all small ones, or few large ones."""
-    return probe if max(probe.size) < _LARGE else probe.take(range(min(len(probe), _FEW)))
+def _affordable(probe: ProbeSet, most: int) -> ProbeSet:
+    """All small images, or the first ``most`` large ones."""
+    return probe if max(probe.size) < _LARGE else probe.take(range(min(len(probe), most)))
 
 
 def _findings_picture(
@@ -116,10 +117,11 @@ def _grouping_picture(evidence: Evidence, control: Evidence | None) -> Picture |
 
 def _robustness_picture(model: nn.Module, evidence: Evidence) -> Picture | None:
     """None for a model without classes."""
-    probe, classes = evidence.probe, evidence.plain.logits.shape[1]
+    probe, classes = _affordable(evidence.probe, _SEVERAL), evidence.plain.logits.shape[1]
     if classes < 2:
         return None
-    rows = robustness_rows(model, probe, known_predictions(evidence))
+    known = {key: one[: len(probe)] for key, one in known_predictions(evidence).items()}
+    rows = robustness_rows(model, probe, known)
     chance = None if probe.labels is None else 1 / classes
     number = str(rows[0]["number"])
     return Picture(
