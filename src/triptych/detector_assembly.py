@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from enum import StrEnum
-
 import torch
 from torch import nn
 
@@ -16,7 +13,7 @@ from triptych.data.detection_samples import DetectionSamples
 from triptych.data.images import ImageData
 from triptych.data.sequences import SequenceData
 from triptych.seeding import derive_seed
-from triptych.tasks.detectors import DetectorSettings, build_detector
+from triptych.tasks.detectors import build_detector
 
 RunData = ImageData | SequenceData | DetectionData
 
@@ -27,19 +24,11 @@ def load_run_data(config: RunConfig) -> RunData:
     return load_detection(config) if detects else load_data(config)
 
 
-def detector_settings(config: RunConfig) -> DetectorSettings:
-    """``task.detector`` in plain words and tuples."""
-    group = config.task.detector
-    values = {item.name: getattr(group, item.name) for item in fields(DetectorSettings)}
-    words = {key: str(word) for key, word in values.items() if isinstance(word, StrEnum)}
-    return DetectorSettings(**values | words)
-
-
 def put_detector(config: RunConfig, backbone: nn.Module, num_classes: int) -> nn.Module:
     """The detector around ``backbone``, its own parts initialised from the run's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "detector"))
-        return build_detector(backbone, detector_settings(config), num_classes)
+        return build_detector(backbone, config.task.detector, num_classes)
 
 
 def detection_samples(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from triptych.backbones.build import BackboneSpec, Family, build_backbone
+from triptych.choices import DetectorKind
+from triptych.config_detector import DetectorConfig
 from triptych.data.augmentation import Augmentation
 from triptych.data.canvas import ResizeRule
 from triptych.data.detection import DetectionData
@@ -29,7 +31,7 @@ from triptych.tasks.detection import (
     precision_metrics,
     predicts_masks,
 )
-from triptych.tasks.detectors import DetectorSettings, Kind, build_detector
+from triptych.tasks.detectors import build_detector
 from triptych.tasks.fit import FitSettings, fit
 from triptych.tasks.metric_log import MetricLog, read_rows
 from triptych.tasks.optimization import OptimizerSettings
@@ -46,7 +48,7 @@ def scenes() -> DetectionData:
     return load_detection_scenes(spec)
 
 
-def module(kind: Kind, ema_decay: float = 0.0) -> DetectionModule:
+def module(kind: DetectorKind, ema_decay: float = 0.0) -> DetectionModule:
     torch.manual_seed(0)
     backbone = build_backbone(
         BackboneSpec(Family.swin, 16, (1, 1), (1, 2), window_size=4, initialization="xavier"),
@@ -55,7 +57,7 @@ def module(kind: Kind, ema_decay: float = 0.0) -> DetectionModule:
         num_classes=10,
         drop_path=0.2,
     )
-    settings = DetectorSettings(
+    settings = DetectorConfig(
         kind, channels=16, anchor_scale=2.0, head_norm=True,
         box_width=16, mask_width=8, box_samples=16,
     )  # fmt: skip
@@ -69,7 +71,9 @@ def module(kind: Kind, ema_decay: float = 0.0) -> DetectionModule:
 
 
 def run(
-    folder: Path, kind: Kind = "mask_rcnn", sink: Callable[[Progress], None] = lambda _: None
+    folder: Path,
+    kind: DetectorKind = DetectorKind.mask_rcnn,
+    sink: Callable[[Progress], None] = lambda _: None,
 ) -> DetectionModule:
     own = module(kind, ema_decay=0.9)
     train = make_loader(
@@ -113,7 +117,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, step: int) -> None
 
 
 def test_a_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
-    own = module("retinanet")
+    own = module(DetectorKind.retinanet)
     plain = own.training_step
     own.training_step = lambda *batch: plain(*batch) * float("nan")  # type: ignore[method-assign]
     train = make_loader(DetectionSamples(scenes(), training=True), batch_size=5)
@@ -124,8 +128,8 @@ def test_a_loss_that_is_no_number_stops_it(tmp_path: Path) -> None:
         fit(own, train, test, tmp_path, settings, log=log, seed=7, sink=lambda _: None)
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn"])
-def test_it_trains_in_16_bits_with_clipped_gradients(tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [DetectorKind.retinanet, DetectorKind.mask_rcnn])
+def test_it_trains_in_16_bits_with_clipped_gradients(tmp_path: Path, kind: DetectorKind) -> None:
     own = module(kind)
     train = make_loader(DetectionSamples(scenes(), training=True), batch_size=5)
     test = make_loader(DetectionSamples(scenes(), training=False), batch_size=4)
@@ -136,7 +140,7 @@ def test_it_trains_in_16_bits_with_clipped_gradients(tmp_path: Path, kind: Kind)
 
 
 def test_layers_near_the_images_learn_at_lower_rates() -> None:
-    own = module("retinanet")
+    own = module(DetectorKind.retinanet)
     groups = own.configure_optimizers()["optimizer"].param_groups
     rate = {id(p): group["scale"] for group in groups for p in group["params"]}
     model: Any = own.model
@@ -225,6 +229,6 @@ def test_answers_go_back_to_the_original_image() -> None:
 
 
 def test_what_predicts_masks() -> None:
-    assert predicts_masks(module("mask_rcnn").model)
-    assert not predicts_masks(module("faster_rcnn").model)
-    assert not predicts_masks(module("retinanet").model)
+    assert predicts_masks(module(DetectorKind.mask_rcnn).model)
+    assert not predicts_masks(module(DetectorKind.faster_rcnn).model)
+    assert not predicts_masks(module(DetectorKind.retinanet).model)

@@ -12,19 +12,19 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from triptych.backbones.build import BackboneSpec, Family, build_backbone
+from triptych.choices import DetectorKind
+from triptych.config_detector import DetectorConfig
 from triptych.norms import replace_norms
 from triptych.tasks.detectors import (
-    DetectorSettings,
     ExtraLevels,
-    Kind,
     OnCanvas,
     backbone_of,
     build_detector,
 )
 
 SIDE = 32
-KINDS: tuple[Kind, ...] = ("retinanet", "faster_rcnn", "mask_rcnn")
-NARROW = DetectorSettings(
+KINDS = tuple(DetectorKind)
+NARROW = DetectorConfig(
     finest_stride=4, channels=16, anchor_scale=2.0, head_norm=True,
     box_width=16, mask_width=8, box_samples=16,
 )  # fmt: skip
@@ -32,7 +32,9 @@ SWIN = BackboneSpec(Family.swin, 16, (1, 1), (1, 2), window_size=4, initializati
 VIT = BackboneSpec(Family.vit, 16, (2,), (2,), patch_size=8, initialization="xavier")
 
 
-def detector(kind: Kind, spec: BackboneSpec = SWIN, norm: str = "ln", **changed: Any) -> nn.Module:
+def detector(
+    kind: DetectorKind, spec: BackboneSpec = SWIN, norm: str = "ln", **changed: Any
+) -> nn.Module:
     torch.manual_seed(0)
     size = (SIDE, SIDE)
     backbone = build_backbone(spec, image_size=size, channels=1, num_classes=3)
@@ -66,7 +68,7 @@ def test_nothing_is_done_to_images_on_the_canvas() -> None:
 def test_it_equals_torchvisions_transform_that_has_nothing_to_do() -> None:
     """The same losses as with torchvision's own, told to keep sizes and values."""
     images, targets = batch()
-    model: Any = detector("retinanet")
+    model: Any = detector(DetectorKind.retinanet)
     ours = model(images, targets)
     model.transform = GeneralizedRCNNTransform(
         SIDE, SIDE, [0.0], [1.0], size_divisible=1, fixed_size=(SIDE, SIDE)
@@ -78,7 +80,7 @@ def test_it_equals_torchvisions_transform_that_has_nothing_to_do() -> None:
 
 @pytest.mark.parametrize("norm", ["ln", "dtn"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_has_a_gradient(kind: Kind, norm: str) -> None:
+def test_every_parameter_has_a_gradient(kind: DetectorKind, norm: str) -> None:
     model = detector(kind, norm=norm).train()
     losses = model(*batch())
     torch.stack(list(losses.values())).sum().backward()
@@ -88,7 +90,7 @@ def test_every_parameter_has_a_gradient(kind: Kind, norm: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_have_their_form(kind: Kind) -> None:
+def test_answers_have_their_form(kind: DetectorKind) -> None:
     model = detector(kind, score_threshold=0.0).eval()
     with torch.no_grad():
         answers = model(batch()[0])
@@ -107,7 +109,7 @@ def test_answers_have_their_form(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_places_are_told_apart_in_16_bits(kind: Kind) -> None:
+def test_places_are_told_apart_in_16_bits(kind: DetectorKind) -> None:
     """Anchors and boxes stay in 32 bits: half a pixel would be lost at 512."""
     model: Any = detector(kind, score_threshold=0.0).eval()
     images, targets = batch()
@@ -124,15 +126,17 @@ def test_places_are_told_apart_in_16_bits(kind: Kind) -> None:
 
 
 def test_anchors_grow_with_the_strides() -> None:
-    model: Any = detector("retinanet", anchor_scale=2.0, anchor_octaves=2, extra_levels=1)
+    model: Any = detector(
+        DetectorKind.retinanet, anchor_scale=2.0, anchor_octaves=2, extra_levels=1
+    )
     sizes = model.anchor_generator.sizes
     assert sizes == tuple((2 * s, 2 * s * 2**0.5) for s in (4, 8, 16))
-    rcnn: Any = detector("faster_rcnn", anchor_scale=8.0, anchor_octaves=1)
+    rcnn: Any = detector(DetectorKind.faster_rcnn, anchor_scale=8.0, anchor_octaves=1)
     assert rcnn.rpn.anchor_generator.sizes == ((32.0,), (64.0,), (128.0,))
 
 
 def test_anchors_cover_the_canvas() -> None:
-    model: Any = detector("retinanet")
+    model: Any = detector(DetectorKind.retinanet)
     images = ImageList(batch()[0], [(SIDE, SIDE)] * 2)
     levels = list(model.backbone(images.tensors).values())
     assert [tuple(level.shape[2:]) for level in levels] == [(8, 8), (4, 4), (2, 2)]
@@ -144,16 +148,16 @@ def test_anchors_cover_the_canvas() -> None:
 
 
 def test_a_plain_backbone_has_a_pyramid() -> None:
-    model: Any = detector("retinanet", VIT, extra_levels=2)
+    model: Any = detector(DetectorKind.retinanet, VIT, extra_levels=2)
     levels = model.backbone(batch()[0])
     assert [level.shape[-1] for level in levels.values()] == [8, 4, 2, 1, 1]
 
 
 def test_a_head_of_eight_octaves_of_channels() -> None:
-    wide: Any = detector("retinanet", channels=64, head_norm=True)
+    wide: Any = detector(DetectorKind.retinanet, channels=64, head_norm=True)
     groups = {m.num_groups for m in wide.head.modules() if isinstance(m, nn.GroupNorm)}
     assert groups == {16}
-    plain: Any = detector("retinanet", head_norm=False)
+    plain: Any = detector(DetectorKind.retinanet, head_norm=False)
     assert not any(isinstance(m, nn.GroupNorm) for m in plain.head.modules())
 
 
@@ -172,7 +176,7 @@ def test_the_backbone_is_the_one_given() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_two_images(kind: Kind) -> None:
+def test_it_learns_two_images(kind: DetectorKind) -> None:
     """After some steps the boxes of both images are found, with their classes."""
     model = detector(kind).train()
     images, targets = batch()

@@ -6,9 +6,8 @@ Shapes: B batch, C channels of a map, H and W its height and width, O objects, D
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,51 +23,14 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from triptych.backbones.feature_maps import FeatureMaps
+from triptych.choices import DetectorKind
+from triptych.config_detector import DetectorConfig
 
-Kind = Literal["retinanet", "faster_rcnn", "mask_rcnn"]
 BOX_POOL, MASK_POOL = 7, 14
 MASK_LAYERS = 4
 GROUPS = 32
 # The modules whose answers become boxes, scores and masks.
 ANSWERING = ("head", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
-
-
-@dataclass(frozen=True)
-class DetectorSettings:
-    """A detector but for its backbone; the defaults are published ones.
-
-    Attributes:
-        kind: RetinaNet (Lin et al. 2017), Faster R-CNN (Ren et al. 2015) with FPN, or Mask R-CNN
-            (He et al. 2017), which predicts masks too.
-        finest_stride: of the feature maps that FPN begins with.
-        channels: of FPN, and of RetinaNet's heads.
-        extra_levels: levels above the backbone's maps, each of twice the stride: strided
-            convolutions for RetinaNet, max-pooling for the others.
-        anchor_scale: side of the smallest anchor of a level, in its strides.
-        anchor_octaves: anchor sizes in an octave.
-        aspect_ratios: of anchors, height over width.
-        head_norm: group normalisation in RetinaNet's heads, which narrow ones need: they begin
-            with weights of 0.01.
-        box_width: of the two layers of the box head (R-CNN).
-        mask_width: of the mask head (Mask R-CNN).
-        box_samples: proposals of an image that the box head learns from in a step (R-CNN).
-        score_threshold: what is found with less confidence is dropped.
-        detections: most detections of an image.
-    """
-
-    kind: Kind = "retinanet"
-    finest_stride: int = 4
-    channels: int = 256
-    extra_levels: int = 1
-    anchor_scale: float = 4.0
-    anchor_octaves: int = 3
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    head_norm: bool = False
-    box_width: int = 1024
-    mask_width: int = 256
-    box_samples: int = 512
-    score_threshold: float = 0.05
-    detections: int = 100
 
 
 class OnCanvas(GeneralizedRCNNTransform):
@@ -123,11 +85,11 @@ class ExtraLevels(ExtraFPNBlock):
 class PyramidBackbone(nn.Module):
     """Feature maps of a backbone, brought to one width by FPN, by name from fine to coarse."""
 
-    def __init__(self, maps: FeatureMaps, settings: DetectorSettings) -> None:
+    def __init__(self, maps: FeatureMaps, settings: DetectorConfig) -> None:
         super().__init__()
         self.maps = maps
         self.out_channels = settings.channels
-        learned = settings.kind == "retinanet"
+        learned = settings.kind is DetectorKind.retinanet
         extra = ExtraLevels(settings.extra_levels, settings.channels, learned=learned)
         self.fpn = FeaturePyramidNetwork(list(maps.widths), settings.channels, extra)
         self.names = [str(number) for number in range(len(maps.strides))]
@@ -154,7 +116,7 @@ def _answer_in_float32(_module: nn.Module, _given: Any, found: Any) -> Any:
     return as_float32(found)
 
 
-def build_detector(backbone: nn.Module, settings: DetectorSettings, num_classes: int) -> nn.Module:
+def build_detector(backbone: nn.Module, settings: DetectorConfig, num_classes: int) -> nn.Module:
     """The detector of ``settings`` around ``backbone``, whose modules it takes over.
 
     In training it maps (images (B, channels, *canvas), targets) to a dict of losses; in evaluation
@@ -184,7 +146,7 @@ def backbone_of(detector: nn.Module) -> nn.Module:
     return model.backbone.maps.backbone
 
 
-def _anchors(strides: tuple[int, ...], settings: DetectorSettings) -> AnchorGenerator:
+def _anchors(strides: tuple[int, ...], settings: DetectorConfig) -> AnchorGenerator:
     levels = [*strides, *(strides[-1] * 2 ** (n + 1) for n in range(settings.extra_levels))]
     octaves = [2 ** (n / settings.anchor_octaves) for n in range(settings.anchor_octaves)]
     sizes = tuple(
@@ -194,7 +156,7 @@ def _anchors(strides: tuple[int, ...], settings: DetectorSettings) -> AnchorGene
 
 
 def _retinanet(
-    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorSettings, classes: int
+    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorConfig, classes: int
 ) -> RetinaNet:
     norm = partial(nn.GroupNorm, min(GROUPS, settings.channels // 4))
     head = RetinaNetHead(
@@ -214,7 +176,7 @@ def _retinanet(
 
 
 def _rcnn_parts(
-    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorSettings, classes: int
+    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorConfig, classes: int
 ) -> dict[str, Any]:
     return {
         "backbone": pyramid,
@@ -229,13 +191,13 @@ def _rcnn_parts(
 
 
 def _faster_rcnn(
-    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorSettings, classes: int
+    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorConfig, classes: int
 ) -> FasterRCNN:
     return FasterRCNN(**_rcnn_parts(pyramid, anchors, settings, classes))
 
 
 def _mask_rcnn(
-    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorSettings, classes: int
+    pyramid: PyramidBackbone, anchors: AnchorGenerator, settings: DetectorConfig, classes: int
 ) -> MaskRCNN:
     width = settings.mask_width
     return MaskRCNN(
@@ -246,8 +208,8 @@ def _mask_rcnn(
     )
 
 
-_BUILDERS: dict[Kind, Any] = {
-    "retinanet": _retinanet,
-    "faster_rcnn": _faster_rcnn,
-    "mask_rcnn": _mask_rcnn,
+_BUILDERS: dict[DetectorKind, Any] = {
+    DetectorKind.retinanet: _retinanet,
+    DetectorKind.faster_rcnn: _faster_rcnn,
+    DetectorKind.mask_rcnn: _mask_rcnn,
 }
